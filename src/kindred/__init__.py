@@ -1,0 +1,1 @@
+"""Kindred: contrastive representation learning, exact on any number of devices."""
