@@ -1,0 +1,84 @@
+"""The features of one evaluation, encoded once and read by every probe."""
+
+from typing import NamedTuple
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from kindred.data.datamodule import ViewBatch
+from kindred.distributed import gather_uneven, rank, world_size
+
+BANK, QUERY = 0, 1  # the order of MultiViewDataModule.val_dataloader
+
+
+class Features(NamedTuple):
+    """This rank's share of a data set, in order: its j-th row is image `positions[j]` of the whole."""
+
+    features: Tensor  # [n, F] float32
+    labels: Tensor  # [n] int64, -1 where there is none
+    positions: Tensor  # [n] int64
+
+    def gathered(self) -> "Features":
+        """The whole set on every rank, in the order of `positions`."""
+        whole = [gather_uneven(part) for part in self]
+        order = whole[2].argsort()
+        return Features(*(part[order] for part in whole))
+
+
+class FeatureStore(Callback):
+    """Keeps what validation encoded until the next validation starts, and sees to it that the last epoch is evaluated."""
+
+    def __init__(self) -> None:
+        self._batches: tuple[list, list] = ([], [])
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.on_train_epoch_start(trainer, module)  # which a resume in mid-epoch leaves out
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
+    def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._batches = ([], [])
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Tensor,
+        batch: ViewBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._batches[dataloader_idx].append((outputs.detach().float(), batch.labels))
+
+    def _features(self, which: int) -> Features:
+        if not self._batches[which]:
+            raise RuntimeError("no features yet: read the FeatureStore in on_validation_epoch_end or later")
+        features, labels = (torch.cat(parts) for parts in zip(*self._batches[which], strict=True))
+        self._batches[which][:] = [(features, labels)]  # put together once, however many read it
+        positions = torch.arange(len(labels), device=labels.device) * world_size() + rank()
+        return Features(features, labels, positions)
+
+    @property
+    def bank(self) -> Features:
+        """Train images, unaugmented: this rank's shard."""
+        return self._features(BANK)
+
+    @property
+    def query(self) -> Features:
+        """Held-out images: this rank's shard."""
+        return self._features(QUERY)
+
+
+def feature_store(trainer: Trainer) -> FeatureStore:
+    """The run's FeatureStore.
+
+    Raises:
+        ValueError: there is none among the callbacks.
+    """
+    for callback in trainer.callbacks:
+        if isinstance(callback, FeatureStore):
+            return callback
+    raise ValueError("callbacks.feature_store: missing; kNN, linear probe and pictures read what it keeps")

@@ -1,0 +1,54 @@
+"""Stops a run whose loss is not finite before it overwrites its last good checkpoint, and warns of a collapse."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.nn.functional import normalize
+
+from kindred.callbacks.feature_store import feature_store
+from kindred.data.datamodule import ViewBatch
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss became NaN or infinite; the checkpoints are from before that."""
+
+
+class Guard(Callback):
+    """Keeps a flag on the device and reads it when metrics are logged and before a checkpoint is written.
+
+    Reading it at every step would make the host wait for the device.
+    """
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.bad = torch.zeros((), dtype=torch.bool, device=module.device)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
+    ) -> None:
+        self.bad |= ~torch.isfinite(outputs["logs"]["loss"])
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            self.check(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.check(trainer)
+
+    def check(self, trainer: Trainer) -> None:
+        """Raise NonFiniteLossError, on every rank, if any step since the start had a loss that is not finite."""
+        if trainer.strategy.reduce_boolean_decision(bool(self.bad), all=False):
+            raise NonFiniteLossError(
+                f"train/loss is not finite at step {trainer.global_step}; a lower model.optimizer.lr, more "
+                "model.warmup_epochs, trainer.gradient_clip_val or trainer.precision=32-true may help. "
+                "The last good checkpoint was kept."
+            )
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        unit = normalize(feature_store(trainer).query.features, dim=1)
+        # A constant representation has no spread on the unit sphere; an isotropic one has 1 / sqrt(F) in each direction.
+        spread = float(unit.std(dim=0, correction=0).mean()) * unit.shape[1] ** 0.5
+        if spread < 0.01 and len(unit) > 1:
+            rank_zero_warn(
+                f"The representation has collapsed: the standard deviation of its unit features is {spread:.1e} of an "
+                "isotropic one's. A lower learning rate, more warm-up or another temperature may help."
+            )

@@ -1,0 +1,104 @@
+"""kNN accuracy of the frozen features while they are being trained (Wu et al., CVPR 2018)."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from kindred.callbacks.feature_store import BANK, Features, feature_store
+from kindred.callbacks.record import record
+from kindred.data.datamodule import ViewBatch
+from kindred.evaluation.knn import knn_scores
+
+PIXEL_BANK = 100_000  # images; beyond this the pixels of the bank would not fit next to a training run
+
+
+def top_k_accuracies(name: str, scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """`<name>_top1`, and `<name>_top5` where there are more than five classes: micro accuracy over labelled images.
+
+    Args:
+        scores: [Q, C], the larger the more likely.
+        labels: [Q] int64; images with label -1 are left out.
+    """
+    known = labels >= 0
+    scores, labels = scores[known], labels[known]
+    return {
+        f"{name}_top{k}": float(multiclass_accuracy(scores, labels, scores.shape[1], top_k=k, average="micro"))
+        for k in (1, 5)
+        if k == 1 or scores.shape[1] > 5
+    }
+
+
+class KNNCallback(Callback):
+    """Logs `val/knn_top1` and `val/knn_top5` of the unaugmented query images against the bank.
+
+    The untrained encoder is evaluated too, at step 0, and with it the raw pixels (averaged down to at most 32x32):
+    without these base lines an accuracy says little.
+
+    Args:
+        k: neighbours that vote, k >= 1; cut to the size of the bank.
+        temperature: tau > 0 of the vote's weights exp(similarity / tau).
+        every_n_epochs: a multiple of `trainer.check_val_every_n_epoch`; the last epoch is always evaluated.
+    """
+
+    def __init__(self, k: int = 200, temperature: float = 0.1, every_n_epochs: int = 1) -> None:
+        for key, value, right in (("k", k, k >= 1), ("temperature", temperature, temperature > 0)):
+            if not right:
+                raise ValueError(f"callbacks.knn.{key} must be {'1 or more' if key == 'k' else 'above 0'}, got {value}")
+        self.k = k
+        self.temperature = temperature
+        self.every_n_epochs = every_n_epochs
+        self._pixels: tuple[list, list] = ([], [])
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        every = trainer.check_val_every_n_epoch
+        if self.every_n_epochs < 1 or self.every_n_epochs % every:
+            raise ValueError(
+                f"callbacks.knn.every_n_epochs={self.every_n_epochs} is no multiple of trainer.check_val_every_n_epoch="
+                f"{every}, which says how often there are features at all: set the latter"
+            )
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Tensor,
+        batch: ViewBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.global_step == 0 and len(trainer.datamodule.bank) <= PIXEL_BANK:
+            images = batch.views[0]
+            size = [min(32, side) for side in images.shape[2:]]
+            self._pixels[dataloader_idx].append(adaptive_avg_pool2d(images, size).flatten(1))
+
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if trainer.global_step and not last and (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        store = feature_store(trainer)
+        split = trainer.datamodule.monitor
+        record(trainer, module, self._accuracies(f"{split}/knn", store.bank, store.query, trainer), bar=True)
+        if self._pixels[BANK]:
+            bank, query = (
+                features._replace(features=torch.cat(pixels))
+                for features, pixels in zip((store.bank, store.query), self._pixels, strict=True)
+            )
+            record(trainer, module, self._accuracies("pixels/knn", bank, query, trainer))
+            self._pixels = ([], [])
+
+    def _accuracies(self, name: str, bank: Features, query: Features, trainer: Trainer) -> dict[str, Any]:
+        query = query.gathered()
+        scores = knn_scores(
+            bank.features,
+            bank.labels,
+            bank.positions,
+            query.features,
+            k=self.k,
+            temperature=self.temperature,
+            num_classes=trainer.datamodule.num_classes,
+        )
+        return top_k_accuracies(name, scores, query.labels)

@@ -1,0 +1,25 @@
+"""One way for every callback to log: at the number of optimiser steps taken, before the checkpoint of that step."""
+
+import math
+
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+
+def record(trainer: Trainer, module: LightningModule, metrics: dict[str, float | Tensor], bar: bool = False) -> None:
+    """Send `metrics` to every logger, and to `trainer.callback_metrics` (with `bar` to the progress bar too).
+
+    `self.log` alone would reach the loggers only after the step's checkpoint was written, so that a run killed between
+    the two would lose a row on resume. Reads tensors, so it waits for the device: call it when logging is due.
+    """
+    values = {name: float(value) for name, value in metrics.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(values | {"epoch": round(epochs_done(trainer), 4)}, step=trainer.global_step)
+    module.log_dict(values, prog_bar=bar, logger=False, rank_zero_only=True, batch_size=1)
+
+
+def epochs_done(trainer: Trainer) -> float:
+    """Epochs of training behind the weights as they are now; 0 for the untrained encoder."""
+    if trainer.global_step == 0:
+        return 0.0
+    return trainer.global_step / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

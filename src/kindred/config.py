@@ -1,0 +1,132 @@
+"""From the command line to a checked configuration, and from that to objects.
+
+`compose` puts the YAML files of configs/ together, `check` compares every key with the signature of what it configures
+(Hydra passes an unknown key that stands in a file), `build` instantiates one part. Imports torch only in `check`/`build`.
+"""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+
+from kindred.learning_rates import linear_lr, sqrt_lr
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. The message names the key, the value, and what would be right."""
+
+
+# Rules that need other settings are resolvers, so that the resolved config.yaml shows the number that ran.
+OmegaConf.register_new_resolver("lr.linear", linear_lr, replace=True)
+OmegaConf.register_new_resolver("lr.sqrt", sqrt_lr, replace=True)
+# Images of up to 64 pixels lose too much in the ImageNet stem (SimCLR, appendix B.9).
+OmegaConf.register_new_resolver("small_images", lambda size: int(size) <= 64, replace=True)
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration for Hydra overrides such as `["model=simclr", "model.temperature=0.2"]`.
+
+    Raises:
+        ConfigError: a group, name or key that does not exist, with those that do.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = hydra_compose("train", list(overrides), return_hydra_config=True)
+            choices = dict(composed.hydra.runtime.choices)
+            config = hydra_compose("train", list(overrides))
+    except HydraException as error:
+        raise ConfigError(_explain(error, overrides)) from error
+    with open_dict(config):
+        config.choices = {group: choices[group] for group in ("model", "data", "encoder", "views", "trainer")}
+        config.choices.experiment = choices.get("experiment")
+    return config
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's message, plus the keys that exist where it says that one does not."""
+    message = str(error).strip()
+    unknown = re.search(r"Could not override '([^']+)'|Could not append value to config.*'([^']+)'", message)
+    if unknown is None:
+        return message
+    key = next(group for group in unknown.groups() if group)
+    others = [text for text in overrides if not text.lstrip("+~").startswith(f"{key}=")]
+    config = compose(others)
+    parent, _, name = key.rpartition(".")
+    while parent and OmegaConf.select(config, parent) is None:
+        parent, _, name = parent.rpartition(".")
+    return f"{key}: there is no such key{_among(name, _keys(config, parent), parent)}"
+
+
+def _keys(config: DictConfig, parent: str) -> list[str]:
+    node = OmegaConf.select(config, parent) if parent else config
+    return [str(key) for key in node if key != "_target_"] if isinstance(node, DictConfig) else []
+
+
+def _among(name: str, valid: Sequence[str], place: str) -> str:
+    close = difflib.get_close_matches(name, valid, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{hint} Keys of {place or 'the configuration'}: {', '.join(sorted(valid))}"
+
+
+def nodes(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every part of `config` that has a `_target_`, with its dotted path, outermost first."""
+    if isinstance(config, DictConfig):
+        if "_target_" in config:
+            yield path, config
+        for key in config:
+            yield from nodes(config._get_node(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(config, ListConfig):
+        for position in range(len(config)):
+            yield from nodes(config._get_node(position), f"{path}.{position}")
+
+
+def check(config: DictConfig) -> None:
+    """Resolve `config` in place, and compare each key with the signature of the class that gets it.
+
+    Raises:
+        ConfigError: a value that is missing or does not resolve, a class that cannot be imported, an unknown key.
+    """
+    from hydra.utils import get_object
+    from omegaconf.errors import OmegaConfBaseException
+
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise ConfigError(f"{missing[0]}: needs a value, for example ARGS=\"{missing[0]}=...\"")
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {error.msg or error}") from error
+    for path, node in nodes(config):
+        try:
+            target = get_object(node._target_)
+        except Exception as error:
+            raise ConfigError(f"{path}._target_: {node._target_!r} cannot be imported: {error}") from error
+        parameters = inspect.signature(target).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            continue
+        for key in node:
+            if not str(key).startswith("_") and key not in parameters:
+                valid = [name for name in parameters if name != "self"]
+                raise ConfigError(f"{path}.{key}: {node._target_} takes no {key!r}{_among(str(key), valid, path)}")
+
+
+def build(config: DictConfig, key: str, **more: Any) -> Any:
+    """Instantiate `config[key]` with `more` arguments; an error of its constructor names the key."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(config[key], _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        where = re.search(r"full_key: (\S+)", str(error))
+        raise ConfigError(f"{where.group(1) if where else key}: {cause}") from error

@@ -1,0 +1,184 @@
+"""Weighted k-nearest-neighbour classification on frozen features (Wu et al. 2018, arXiv:1805.01978, section 3.4).
+
+The neighbours of a query are the bank rows of largest cosine similarity, ties broken by bank position: a total order, so
+that the answer does not depend on how the bank was cut into blocks or dealt to ranks. Each (similarity, position) pair
+is one int64 key whose natural order is that total order; merging blocks or ranks is then `topk` of keys.
+
+What remains is rounding: were the similarity of the same pair rounded differently in another block or on another rank,
+near-equal neighbours could swap. So every matrix product has the same shape, the last block padded with zeros: the
+library picks the same kernel, and a pair's products are added in the same order wherever the pair stands.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kindred import distributed
+
+_QUERY_BLOCK = 256
+_BANK_BLOCK = 4096
+_LOW_BITS = 0xFFFFFFFF
+
+
+def knn_search(bank: Tensor, queries: Tensor, k: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The k most similar bank rows of each query. Memory beyond the arguments and the result is a few blocks.
+
+    Args:
+        bank: [N, F] features, not necessarily normalised.
+        queries: [Q, F] features.
+        k: neighbours wanted; clipped to N.
+        positions: [N] integers in [0, 2**32) that name the bank rows; by default 0 to N-1.
+
+    Returns:
+        Cosine similarities [Q, k] (float32), largest first, and positions [Q, k] (int64); equal similarities by position.
+
+    Raises:
+        ValueError: k < 1, or an empty bank.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if len(bank) == 0:
+        raise ValueError("the bank has no rows to search")
+    if positions is None:
+        positions = torch.arange(len(bank), device=bank.device)
+    blocks = [_search_block(bank, block, k, positions) for block in queries.split(_QUERY_BLOCK)]
+    return _decode(torch.cat(blocks)) if blocks else _decode(positions.new_empty(0, min(k, len(bank))))
+
+
+def knn_vote(similarities: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
+    """Class scores of each query: the sum of exp(similarity / temperature) over its neighbours of that class.
+
+    Scores are relative to the query's most similar voter (exp of 0), so that no temperature overflows.
+
+    Args:
+        similarities: [Q, k].
+        labels: [Q, k] classes of the neighbours; a negative label does not vote.
+        temperature: T > 0; 0.07 in the paper, 0.1 in lightly's tables.
+        num_classes: C.
+
+    Returns:
+        [Q, C], float32 or more.
+
+    Raises:
+        ValueError: temperature <= 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0, got {temperature}")
+    similarities = similarities.to(torch.promote_types(similarities.dtype, torch.float32))
+    similarities = similarities.masked_fill(labels < 0, -torch.inf)
+    best = similarities.amax(dim=1, keepdim=True).clamp(min=torch.finfo(similarities.dtype).min)
+    weights = ((similarities - best) / temperature).exp()
+    scores = weights.new_zeros(len(weights), num_classes)
+    # Neighbour by neighbour: one scatter of all k would add up in any order on a GPU, and scores would not be repeatable.
+    for column_labels, column_weights in zip(labels.clamp(min=0).T, weights.T, strict=True):
+        scores.scatter_add_(1, column_labels[:, None], column_weights[:, None])
+    return scores
+
+
+def knn_classify(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int, temperature: float, num_classes: int
+) -> Tensor:
+    """Class scores [Q, C] of queries [Q, F] by the k nearest labelled rows of bank [N, F], labels [N]; one process."""
+    labelled = bank_labels >= 0
+    similarities, positions = knn_search(bank[labelled], queries, k)
+    return knn_vote(similarities, bank_labels[labelled][positions], temperature, num_classes)
+
+
+def knn_search_sharded(bank: Tensor, positions: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`knn_search` in a bank that is dealt to the ranks; every rank must call it, and each gets the whole answer.
+
+    Args:
+        bank: [n_r, F], this rank's rows; ranks may hold different numbers of rows, or none.
+        positions: [n_r], the rows' positions in the whole bank.
+        queries: [Q, F], the same on every rank (see `distributed.gather_uneven`).
+        k: neighbours wanted; clipped to the rows of the whole bank.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    rows = int(distributed.sum_over_ranks(torch.tensor(len(bank), device=queries.device)))
+    if rows == 0:
+        raise ValueError("the bank has no rows to search on any rank")
+    merged = []
+    for block in queries.split(_QUERY_BLOCK):  # block by block, so that the keys of all ranks need little memory
+        keys = _search_block(bank, block, k, positions)
+        missing = k - keys.shape[1]
+        keys = F.pad(keys, (0, missing), value=torch.iinfo(torch.int64).min)
+        keys = distributed.gather(keys[None]).transpose(0, 1).flatten(1)
+        merged.append(keys.topk(min(k, rows)).values)
+    return _decode(torch.cat(merged)) if merged else _decode(positions.new_empty(0, min(k, rows)))
+
+
+def knn_scores(
+    bank: Tensor,
+    bank_labels: Tensor,
+    bank_positions: Tensor,
+    queries: Tensor,
+    k: int,
+    temperature: float,
+    num_classes: int,
+) -> Tensor:
+    """`knn_classify` with a bank that is dealt to the ranks; every rank must call it, and each gets all scores.
+
+    Args:
+        bank: [n_r, F], this rank's rows.
+        bank_labels: [n_r]; unlabelled rows (-1) are not searched.
+        bank_positions: [n_r], the rows' positions in the whole bank, each on one rank only.
+        queries: [Q, F], the same on every rank (see `distributed.gather_uneven`).
+        k: neighbours wanted; clipped to the labelled rows of the whole bank.
+        temperature: T > 0.
+        num_classes: C.
+
+    Returns:
+        [Q, C], identical on every rank and equal to those of one process with the whole bank.
+    """
+    labelled = bank_labels >= 0
+    bank, bank_labels, bank_positions = bank[labelled], bank_labels[labelled], bank_positions[labelled]
+    similarities, positions = knn_search_sharded(bank, bank_positions, queries, k)
+    all_positions, order = distributed.gather_uneven(
+        bank_positions
+    ).sort()  # N integers; the features stay where they are
+    labels = distributed.gather_uneven(bank_labels)[order][torch.searchsorted(all_positions, positions)]
+    return knn_vote(similarities, labels, temperature, num_classes)
+
+
+def _search_block(bank, queries, k, positions):
+    """Keys [q, min(k, N)] of the nearest bank rows of at most _QUERY_BLOCK queries, best first."""
+    count, queries = len(queries), _unit_block(queries, _QUERY_BLOCK)
+    best = positions.new_empty(count, 0)
+    for rows, names in zip(bank.split(_BANK_BLOCK), positions.split(_BANK_BLOCK), strict=True):
+        similarities = (queries @ _unit_block(rows, _BANK_BLOCK).T)[:count, : len(rows)].float()
+        keys = torch.cat([best, _top_keys(similarities, names, k)], dim=1)
+        best = keys.topk(min(k, keys.shape[1])).values
+    return best
+
+
+def _unit_block(x, size):
+    x = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
+    return F.pad(x, (0, 0, 0, size - len(x)))
+
+
+def _top_keys(similarities, positions, k):
+    """Keys of the k best of each row of [q, n], in any order."""
+    if k >= similarities.shape[1]:
+        return _encode(similarities, positions)
+    values, columns = similarities.topk(k + 1)
+    # topk takes any of equal values; that matters only if the first one left out equals the last one taken.
+    if bool((values[:, k - 1] == values[:, k]).any()):
+        return _encode(similarities, positions).topk(k).values
+    return _encode(values[:, :k], positions[columns[:, :k]])
+
+
+def _encode(similarities, positions):
+    """(similarity, position) as one int64: larger similarity first, then smaller position.
+
+    Read as integers, floats of one sign are ordered; negative ones run backwards until their magnitude bits are flipped.
+    """
+    bits = (similarities + 0.0).contiguous().view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return (ordered.long() << 32) + (_LOW_BITS - positions)
+
+
+def _decode(keys):
+    ordered = (keys >> 32).int()
+    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
+    return bits.view(torch.float32), _LOW_BITS - (keys & _LOW_BITS)

@@ -1,0 +1,70 @@
+"""A first-in first-out memory of embeddings: MoCo's queue of keys, NNCLR's support set."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kindred import distributed
+
+
+class FeatureQueue(nn.Module):
+    """The last `size` unit vectors that were enqueued on any rank (He et al. 2020, MoCo, arXiv:1911.05722, section 3.2).
+
+    Every rank holds the same rows, because what is enqueued is gathered first. DDP need not send the queue around: put
+    the buffer's name into the module's `_ddp_params_and_buffers_to_ignore`.
+
+    `written` counts all rows ever enqueued; how full the queue is and where the next row goes follow from it. It is a
+    Python int and not a buffer because both must be known on the host, and reading a buffer would make every step wait
+    for the device. It is saved with the `state_dict` all the same, as extra state.
+
+    Args:
+        size: rows that the queue holds.
+        dim: length of an embedding.
+
+    Raises:
+        ValueError: size < 1.
+    """
+
+    features: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"a queue must hold at least 1 row, got size={size}")
+        self.register_buffer("features", torch.zeros(size, dim))
+        self.written = 0
+
+    def __len__(self) -> int:
+        """Rows written so far, at most `size`."""
+        return min(self.written, len(self.features))
+
+    def rows(self) -> Tensor:
+        """The written rows [len(self), dim] in order of storage, not of age: a view, valid until the next `enqueue`.
+
+        A loss that uses it must run its backward first; autograd raises an error if it does not.
+        """
+        return self.features[: len(self)]
+
+    @torch.no_grad()
+    def enqueue(self, embeddings: Tensor) -> None:
+        """Put the embeddings [B, dim] of all ranks in the place of the oldest rows, normalised.
+
+        Where more than `size` come at once the last ones stay.
+        """
+        size = len(self.features)
+        rows = F.normalize(distributed.gather(embeddings.detach().to(self.features.dtype)), dim=1)
+        self.written += len(rows)
+        rows = rows[-size:]
+        start = (self.written - len(rows)) % size
+        before_wrap = min(len(rows), size - start)
+        self.features[start : start + before_wrap] = rows[:before_wrap]
+        self.features[: len(rows) - before_wrap] = rows[before_wrap:]
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.written)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.written = int(state)
+
+    def extra_repr(self) -> str:
+        return f"size={len(self.features)}, dim={self.features.shape[1]}"

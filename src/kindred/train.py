@@ -1,0 +1,148 @@
+"""Train one method on one data set, and show how good its representation is.
+
+    python -m kindred.train                                  SimCLR on the embedded photographs, minutes on a laptop
+    python -m kindred.train model=simclr data=cifar10        groups are the folders of configs/
+    python -m kindred.train model.temperature=0.2 seed=1     any key of the configuration, as Hydra overrides
+    python -m kindred.train resume=logs/latest               goes on where that run stopped
+    python -m kindred.train --cfg model=simclr               prints the configuration and stops
+
+The run directory, logs/<data>/<model>/<time>-<letters>/, is described in kindred.runs.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from kindred.config import ConfigError, build, check, compose
+from kindred.metrics import read_metrics, write_atomically
+from kindred.runs import (
+    build_datamodule,
+    build_module,
+    load_encoder_weights,
+    new_run_directory,
+    read_checkpoint,
+    resumed_config,
+    summarise,
+    write_environment,
+    write_summary,
+)
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """Train as `config` says (see `kindred.config.compose`), and return the content of summary.json.
+
+    Raises:
+        ConfigError, ValueError: a setting that cannot work, before the first epoch.
+        NonFiniteLossError: the loss became NaN or infinite; the checkpoints are from before that.
+    """
+    import lightning
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    from kindred.callbacks.checkpoints import AtomicCheckpointIO
+    from kindred.loggers import MetricsCSV
+    from kindred.report import print_summary
+
+    config = deepcopy(config)
+    check(config)
+    lightning.seed_everything(config.seed, verbose=False)
+    datamodule = build_datamodule(config)
+    module = build_module(config)
+    if config.init_from is not None:
+        load_encoder_weights(module.encoder, Path(config.init_from))
+
+    directory = run_directory(config)
+    last = directory / "checkpoints" / "last.ckpt"
+    resuming = config.resume is not None and last.exists()
+    csv = MetricsCSV(directory, resume_step=read_checkpoint(last)["global_step"] if resuming else -1)
+    trainer = build(
+        config,
+        "trainer",
+        default_root_dir=str(directory),
+        callbacks=[callback for callback in build(config, "callbacks").values() if callback is not None],
+        logger=[csv, *build(config, "logger").values()],
+        plugins=[AtomicCheckpointIO()],
+    )
+    if trainer.is_global_zero:
+        write_atomically(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None})))
+        write_environment(directory)
+
+    if not resuming:
+        trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
+        if trainer.received_sigterm:
+            raise SIGTERMException
+    trainer.fit(module, datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
+
+    summary = write_summary(directory, trainer)
+    if trainer.is_global_zero:
+        print_summary(summary, directory)
+    return summary
+
+
+def run_directory(config: DictConfig) -> Path:
+    """The directory to write to: of the run that goes on, the one that was asked for, or a new one.
+
+    Rank 0 names a new one; the ranks that it launches find the name in their environment.
+    """
+    from lightning.pytorch.utilities import rank_zero_only
+
+    if config.resume is not None:
+        return Path(config.resume)
+    if rank_zero_only.rank != 0 and "KINDRED_RUN_DIR" in os.environ:
+        return Path(os.environ["KINDRED_RUN_DIR"])
+    if config.run_dir is not None:
+        directory = Path(config.run_dir)
+        if (directory / "config.yaml").exists():
+            raise ConfigError(f"run_dir: {directory} already holds a run; to go on with it: resume={directory}")
+        directory.mkdir(parents=True, exist_ok=True)
+    else:
+        directory = new_run_directory(Path(config.log_dir), config.choices.data, config.choices.model)
+    os.environ["KINDRED_RUN_DIR"] = str(directory)
+    return directory
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status.
+
+    An error that Kindred raised on purpose is the user's to mend and takes one line; any other one is a bug, or a
+    library's, and shows where it comes from.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    try:
+        config = configure([a for a in arguments if a != "--cfg"])
+        if "--cfg" in arguments:
+            print(OmegaConf.to_yaml(config, resolve=True))
+            return 0
+        train(config)
+        return 0
+    except Exception as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not raised_in.is_relative_to(Path(__file__).parent):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except SystemExit as stop:
+        if type(stop).__name__ != "SIGTERMException":  # Lightning's; not imported here for the sake of a quick start
+            raise
+        directory = os.environ.get("KINDRED_RUN_DIR", "<run directory>")
+        print(f"stopped by SIGTERM; to go on: make train RESUME={directory}", file=sys.stderr)
+        return 143
+
+
+def configure(arguments: Sequence[str]) -> DictConfig:
+    """The configuration for command-line overrides; with `resume=<run directory>`, that run's, unchanged but for trainer."""
+    resume = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
+    if resume and resume[-1] not in ("", "null"):
+        return resumed_config(Path(resume[-1]), [a for a in arguments if not a.startswith("resume=")])
+    return compose(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
