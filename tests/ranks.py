@@ -1,4 +1,4 @@
-"""Run a function as W ranks of a gloo process group on this machine, by fork: no pickling, no new interpreter (0.3 s)."""
+"""Run a function as W ranks of a gloo process group on this machine, by fork: nothing is pickled or imported anew."""
 
 import multiprocessing
 import tempfile
@@ -26,7 +26,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any, timeout
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
             ranks = [
-                context.Process(target=_rank, args=(function, rank, world_size, folder, timeout, args), daemon=True)
+                context.Process(target=_rank, args=(function, rank, world_size, folder, timeout, args))
                 for rank in range(world_size)
             ]
             for process in ranks:

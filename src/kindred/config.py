@@ -100,7 +100,7 @@ def check(config: DictConfig) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError(f"{missing[0]}: needs a value, for example ARGS=\"{missing[0]}=...\"")
+        raise ConfigError(f'{missing[0]}: needs a value, for example ARGS="{missing[0]}=..."')
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:

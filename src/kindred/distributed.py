@@ -42,8 +42,8 @@ class _Gather(torch.autograd.Function):
 def gather(x: Tensor) -> Tensor:
     """Rows of all ranks, in the order of the ranks.
 
-    Gradients of all ranks are summed in backward. With each rank's loss the mean over its own anchors, DDP's average over
-    the ranks then is the gradient of the mean over all anchors.
+    Gradients of all ranks are summed in backward. With each rank's loss the mean over its own anchors, DDP's average
+    over the ranks then is the gradient of the mean over all anchors.
 
     Args:
         x: [B, ...], of the same shape on every rank; any dtype.

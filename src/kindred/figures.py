@@ -27,6 +27,10 @@ def _show(axes, image: np.ndarray) -> None:
     axes.set_yticks([])
 
 
+def _short(name: str, length: int = 14) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
 def draw_views(path: Path, images: np.ndarray, views: Sequence[np.ndarray]) -> None:
     """What the augmentation does: a row per image, the original first.
 
@@ -95,11 +99,11 @@ def draw_neighbours(
     grid = figure.subplots(count, k + 1, squeeze=False)
     for row, axes in enumerate(grid):
         _show(axes[0], queries[row])
-        axes[0].set_xlabel(query_names[row], fontsize=7, fontweight="bold")
+        axes[0].set_xlabel(_short(query_names[row]), fontsize=7, fontweight="bold")
         for column in range(k):
             _show(axes[column + 1], neighbours[row, column])
             colour = RIGHT if neighbour_names[row][column] == query_names[row] else WRONG
-            label = f"{neighbour_names[row][column]} {similarities[row, column]:.2f}"
+            label = f"{_short(neighbour_names[row][column])} {similarities[row, column]:.2f}"
             axes[column + 1].set_xlabel(label, fontsize=6, color=colour)
             for spine in axes[column + 1].spines.values():
                 spine.set(color=colour, linewidth=2.5)

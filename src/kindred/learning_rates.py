@@ -1,4 +1,4 @@
-"""Learning rates that follow the batch size; usable before torch is imported (Hydra resolves configurations with them)."""
+"""Learning rates that follow the batch size. Imports no torch: Hydra resolves configurations with them before that."""
 
 from math import sqrt
 

@@ -19,9 +19,11 @@ class MetricsCSV(Logger):
 
     name = "csv"
     version = ""
+    save_dir = ""
 
     def __init__(self, directory: str | Path, resume_step: int | None = None) -> None:
         super().__init__()
+        self.save_dir = str(directory)  # where Lightning's profilers write
         self.path = Path(directory) / "metrics.csv"
         self.resume_step = resume_step
         self._file: MetricsFile | None = None

@@ -1,8 +1,8 @@
 """Contrastive losses: every one is InfoNCE over a choice of kin (the candidates that should land close to an anchor).
 
-All of them take embeddings as they come and normalise them, compute in float32 at least (autocast is switched off inside,
-half precision is raised, float64 stays), are finite for temperatures in [1e-3, 1e3], and never wait for the device.
-The temperature is a number, or a 0-d tensor that may be learnt. Losses are differentiable once.
+All of them take embeddings as they come and normalise them, compute in float32 at least (autocast is switched off
+inside, half precision is raised, float64 stays), are finite for temperatures in [1e-3, 1e3], and never wait for the
+device. The temperature is a number, or a 0-d tensor that may be learnt. Losses are differentiable once.
 """
 
 import torch
@@ -20,9 +20,9 @@ _TILE_LOGITS = {"cpu": 2**20, "other": 2**24}
 class _LogPartition(torch.autograd.Function):
     """sum_i w_i log(exp(own_i) + sum_j exp(<anchor_i, candidate_j>)), in tiles of anchors.
 
-    Log-sum-exp and gradient are accumulated tile by tile in the forward pass: once a row's sum is known its softmax is in
-    the cache, and two products turn it into gradients of size [A, D] and [M, D]. So no [A, M] matrix is ever stored and
-    nothing is computed again; backward only scales. (Hence differentiable once.)
+    Log-sum-exp and gradient are accumulated tile by tile in the forward pass: once a row's sum is known its softmax is
+    in the cache, and two products turn it into gradients of size [A, D] and [M, D]. So no [A, M] matrix is ever stored
+    and nothing is computed again; backward only scales. (Hence differentiable once.)
     """
 
     @staticmethod
@@ -128,8 +128,8 @@ def sup_con(embeddings: Tensor, labels: Tensor, temperature: float | Tensor, chu
         chunk_size: see `group_contrast`.
 
     Returns:
-        The sum over this rank's anchors that have kin, divided by the ranks' mean number of such anchors: the average over
-        the ranks, which DDP takes of the gradients, is then the mean over all anchors wherever they are.
+        The sum over this rank's anchors that have kin, divided by the ranks' mean number of such anchors: the average
+        over the ranks, which DDP takes of the gradients, is then the mean over all anchors wherever they are.
     """
     views, batch = embeddings.shape[:2]
     labels = distributed.gather(labels)
@@ -155,9 +155,9 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
         queries = _unit(queries) / temperature
         keys, negatives = _unit(keys), _unit(negatives)
         own = (queries * keys).sum(dim=1)
-        weights = torch.full_like(own, 1 / max(len(own), 1))
         if len(negatives) == 0:
-            return (own - own).sum()
+            return 0 * own.sum()
+        weights = torch.full_like(own, 1 / len(own))
         chunk_size = _default_chunk_size(negatives)
         return _LogPartition.apply(queries, negatives, own, weights, None, chunk_size) - torch.dot(weights, own)
 
@@ -169,9 +169,8 @@ def _contrast_over_ranks(embeddings, groups, temperature, chunk_size):
     candidates = distributed.gather(anchors)
     own = torch.arange(len(anchors), device=anchors.device) + distributed.rank() * len(anchors)
     total, count = _group_contrast_sum(anchors, candidates, groups[own], groups, own, temperature, chunk_size)
-    return total / (distributed.sum_over_ranks(count) / distributed.world_size()).clamp(
-        min=torch.finfo(total.dtype).tiny
-    )
+    count = distributed.sum_over_ranks(count).clamp(min=1) / distributed.world_size()
+    return total / count
 
 
 def _group_contrast_sum(anchors, candidates, anchor_groups, candidate_groups, self_columns, temperature, chunk_size):

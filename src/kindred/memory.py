@@ -8,7 +8,7 @@ from kindred import distributed
 
 
 class FeatureQueue(nn.Module):
-    """The last `size` unit vectors that were enqueued on any rank (He et al. 2020, MoCo, arXiv:1911.05722, section 3.2).
+    """The last `size` unit vectors that were enqueued on any rank (MoCo, He et al. 2020, arXiv:1911.05722, 3.2).
 
     Every rank holds the same rows, because what is enqueued is gathered first. DDP need not send the queue around: put
     the buffer's name into the module's `_ddp_params_and_buffers_to_ignore`.

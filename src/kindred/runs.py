@@ -45,7 +45,10 @@ TRUSTED = frozenset(
         "kindred.data.imagefolder.ImageFolder",
         "kindred.data.sources.Digits",
         "kindred.data.sources.Photos",
-        *(f"kindred.data.torchvision_sources.{n}" for n in ("CIFAR10", "CIFAR100", "FashionMNIST", "MNIST", "STL10", "SVHN")),
+        *(
+            f"kindred.data.torchvision_sources.{n}"
+            for n in ("CIFAR10", "CIFAR100", "FashionMNIST", "MNIST", "STL10", "SVHN")
+        ),
         "kindred.data.views.MultiView",
         "kindred.data.views.View",
         "kindred.models.encoders.ConvNet",
@@ -186,7 +189,9 @@ def load_encoder_weights(encoder: "nn.Module", path: Path) -> None:
     """
     state = read_checkpoint(path / "checkpoints" / "last.ckpt" if path.is_dir() else path)
     state = state.get("state_dict", state)
-    state = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")} or state
+    state = {
+        name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")
+    } or state
     expected = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
     given = {name: tuple(value.shape) for name, value in state.items()}
     if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):

@@ -9,9 +9,11 @@
 The run directory, logs/<data>/<model>/<time>-<letters>/, is described in kindred.runs.
 """
 
+import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +21,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError, build, check, compose
-from kindred.metrics import read_metrics, write_atomically
+from kindred.metrics import write_atomically
 from kindred.runs import (
     build_datamodule,
     build_module,
@@ -27,7 +29,6 @@ from kindred.runs import (
     new_run_directory,
     read_checkpoint,
     resumed_config,
-    summarise,
     write_environment,
     write_summary,
 )
@@ -47,6 +48,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from kindred.loggers import MetricsCSV
     from kindred.report import print_summary
 
+    quieten()
     config = deepcopy(config)
     check(config)
     lightning.seed_everything(config.seed, verbose=False)
@@ -81,6 +83,13 @@ def train(config: DictConfig) -> dict[str, float]:
     if trainer.is_global_zero:
         print_summary(summary, directory)
     return summary
+
+
+def quieten() -> None:
+    """Leave out what Lightning tells every user at every start; warnings about this run still come through."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning's and torch's own modules
 
 
 def run_directory(config: DictConfig) -> Path:

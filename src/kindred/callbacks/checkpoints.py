@@ -67,9 +67,9 @@ class Checkpoints(Checkpoint):
 
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
         # Lightning stops after the step during which the signal came; within an evaluation there is nothing to add.
-        if isinstance(exception, SIGTERMException) and trainer.training:
-            if self._resumable(trainer, trainer.fit_loop.batch_idx):
-                self._save(trainer, "last")
+        stopped = isinstance(exception, SIGTERMException) and trainer.training
+        if stopped and self._resumable(trainer, trainer.fit_loop.batch_idx):
+            self._save(trainer, "last")
 
     def _resumable(self, trainer: Trainer, batch_idx: int) -> bool:
         """A step that is not saved yet, and no gradient half accumulated: that is not in a checkpoint."""

@@ -1,5 +1,6 @@
 """An online linear probe: what a linear classifier can read from the features while they are being trained."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from kindred.callbacks.feature_store import feature_store
+from kindred.callbacks.feature_store import Features, feature_store
 from kindred.callbacks.knn import top_k_accuracies
 from kindred.callbacks.record import record
 from kindred.data.datamodule import ViewBatch
@@ -52,6 +53,7 @@ class LinearProbeCallback(Callback):
         self.optimizer.load_state_dict(state["optimizer"])
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.planned_steps = module.planned_steps
         self.probe.to(module.device)
         for state in self.optimizer.state.values():  # a resume loaded it on the CPU
             state.update({k: v.to(module.device) for k, v in state.items() if k != "step" and torch.is_tensor(v)})
@@ -68,23 +70,24 @@ class LinearProbeCallback(Callback):
             return  # untrained, like the probe itself
         store = feature_store(trainer)
         if not trainer.datamodule.train_is_labelled:
-            self._learn_from(store.bank.gathered(), trainer)
+            self._learn_from(store.bank.gathered(), trainer.global_step, self._decay(trainer))
         query = store.query.gathered()
         with torch.no_grad():
             scores = self.probe(query.features)
-        record(trainer, module, top_k_accuracies(f"{trainer.datamodule.monitor}/linear", scores, query.labels), bar=True)
+        record(
+            trainer, module, top_k_accuracies(f"{trainer.datamodule.monitor}/linear", scores, query.labels), bar=True
+        )
 
     def _decay(self, trainer: Trainer) -> float:
         """The cosine's factor, a function of the step: nothing to save and nothing to restore."""
-        done = min(1.0, trainer.global_step / trainer.estimated_stepping_batches)
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, trainer.global_step / self.planned_steps)))
 
-    def _learn_from(self, bank: Any, trainer: Trainer) -> None:
+    def _learn_from(self, bank: Features, step: int, decay: float) -> None:
         """A few epochs over the gathered bank, the same on every rank; the order depends on step and pass alone."""
         for epoch in range(self.bank_epochs):
-            order = torch.from_numpy(permutation(len(bank.labels), trainer.global_step, epoch)).to(bank.labels.device)
+            order = torch.from_numpy(permutation(len(bank.labels), step, epoch)).to(bank.labels.device)
             for rows in order.split(self.bank_batch):
-                self.step(bank.features[rows], bank.labels[rows], self._decay(trainer))
+                self.step(bank.features[rows], bank.labels[rows], decay)
 
     @torch.enable_grad()
     def step(self, features: Tensor, labels: Tensor, decay: float) -> None:

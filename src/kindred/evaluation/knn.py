@@ -1,12 +1,13 @@
 """Weighted k-nearest-neighbour classification on frozen features (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
-The neighbours of a query are the bank rows of largest cosine similarity, ties broken by bank position: a total order, so
-that the answer does not depend on how the bank was cut into blocks or dealt to ranks. Each (similarity, position) pair
-is one int64 key whose natural order is that total order; merging blocks or ranks is then `topk` of keys.
+The neighbours of a query are the bank rows of largest cosine similarity, ties broken by bank position: a total order,
+so that the answer does not depend on how the bank was cut into blocks or dealt to ranks. Each (similarity, position)
+pair is one int64 key whose natural order is that total order; merging blocks or ranks is then `topk` of keys.
 
 What remains is rounding: were the similarity of the same pair rounded differently in another block or on another rank,
-near-equal neighbours could swap. So every matrix product has the same shape, the last block padded with zeros: the
-library picks the same kernel, and a pair's products are added in the same order wherever the pair stands.
+near-equal neighbours could swap. So every matrix product has the same shape, the last block padded with zeros, and
+long features are cut into parts: the library picks the same kernel, and a pair's products are added in the same order
+wherever the pair stands and however many threads there are. (So libraries behave, tested; they do not promise it.)
 """
 
 import torch
@@ -17,6 +18,7 @@ from kindred import distributed
 
 _QUERY_BLOCK = 256
 _BANK_BLOCK = 4096
+_FEATURE_BLOCK = 512  # of 2048 features at once, MKL adds up in another order on 1 thread than on 2
 _LOW_BITS = 0xFFFFFFFF
 
 
@@ -30,7 +32,8 @@ def knn_search(bank: Tensor, queries: Tensor, k: int, positions: Tensor | None =
         positions: [N] integers in [0, 2**32) that name the bank rows; by default 0 to N-1.
 
     Returns:
-        Cosine similarities [Q, k] (float32), largest first, and positions [Q, k] (int64); equal similarities by position.
+        Cosine similarities [Q, k] (float32), largest first, and positions [Q, k] (int64), in their order where
+        similarities are equal.
 
     Raises:
         ValueError: k < 1, or an empty bank.
@@ -69,7 +72,7 @@ def knn_vote(similarities: Tensor, labels: Tensor, temperature: float, num_class
     best = similarities.amax(dim=1, keepdim=True).clamp(min=torch.finfo(similarities.dtype).min)
     weights = ((similarities - best) / temperature).exp()
     scores = weights.new_zeros(len(weights), num_classes)
-    # Neighbour by neighbour: one scatter of all k would add up in any order on a GPU, and scores would not be repeatable.
+    # Neighbour by neighbour: one scatter of all k would add up in any order on a GPU, and no score would be repeatable.
     for column_labels, column_weights in zip(labels.clamp(min=0).T, weights.T, strict=True):
         scores.scatter_add_(1, column_labels[:, None], column_weights[:, None])
     return scores
@@ -79,9 +82,9 @@ def knn_classify(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int, temperature: float, num_classes: int
 ) -> Tensor:
     """Class scores [Q, C] of queries [Q, F] by the k nearest labelled rows of bank [N, F], labels [N]; one process."""
-    labelled = bank_labels >= 0
-    similarities, positions = knn_search(bank[labelled], queries, k)
-    return knn_vote(similarities, bank_labels[labelled][positions], temperature, num_classes)
+    bank_labels, bank = _labelled(bank_labels, bank)
+    similarities, positions = knn_search(bank, queries, k)
+    return knn_vote(similarities, bank_labels[positions], temperature, num_classes)
 
 
 def knn_search_sharded(bank: Tensor, positions: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -101,8 +104,7 @@ def knn_search_sharded(bank: Tensor, positions: Tensor, queries: Tensor, k: int)
     merged = []
     for block in queries.split(_QUERY_BLOCK):  # block by block, so that the keys of all ranks need little memory
         keys = _search_block(bank, block, k, positions)
-        missing = k - keys.shape[1]
-        keys = F.pad(keys, (0, missing), value=torch.iinfo(torch.int64).min)
+        keys = F.pad(keys, (0, k - keys.shape[1]), value=torch.iinfo(torch.int64).min)  # a shard may have fewer than k
         keys = distributed.gather(keys[None]).transpose(0, 1).flatten(1)
         merged.append(keys.topk(min(k, rows)).values)
     return _decode(torch.cat(merged)) if merged else _decode(positions.new_empty(0, min(k, rows)))
@@ -131,14 +133,19 @@ def knn_scores(
     Returns:
         [Q, C], identical on every rank and equal to those of one process with the whole bank.
     """
-    labelled = bank_labels >= 0
-    bank, bank_labels, bank_positions = bank[labelled], bank_labels[labelled], bank_positions[labelled]
+    bank_labels, bank, bank_positions = _labelled(bank_labels, bank, bank_positions)
     similarities, positions = knn_search_sharded(bank, bank_positions, queries, k)
-    all_positions, order = distributed.gather_uneven(
-        bank_positions
-    ).sort()  # N integers; the features stay where they are
-    labels = distributed.gather_uneven(bank_labels)[order][torch.searchsorted(all_positions, positions)]
+    # Labels and positions of the whole bank are few bytes; the features stay where they are.
+    ordered, order = distributed.gather_uneven(bank_positions).sort()
+    labels = distributed.gather_uneven(bank_labels)[order][torch.searchsorted(ordered, positions)]
     return knn_vote(similarities, labels, temperature, num_classes)
+
+
+def _labelled(labels, *others):
+    """All tensors without the rows whose label is negative; the very tensors, not copies, where there is none."""
+    if bool((labels >= 0).all()):
+        return labels, *others
+    return labels[labels >= 0], *(other[labels >= 0] for other in others)
 
 
 def _search_block(bank, queries, k, positions):
@@ -146,7 +153,7 @@ def _search_block(bank, queries, k, positions):
     count, queries = len(queries), _unit_block(queries, _QUERY_BLOCK)
     best = positions.new_empty(count, 0)
     for rows, names in zip(bank.split(_BANK_BLOCK), positions.split(_BANK_BLOCK), strict=True):
-        similarities = (queries @ _unit_block(rows, _BANK_BLOCK).T)[:count, : len(rows)].float()
+        similarities = _products(queries, _unit_block(rows, _BANK_BLOCK))[:count, : len(rows)].float()
         keys = torch.cat([best, _top_keys(similarities, names, k)], dim=1)
         best = keys.topk(min(k, keys.shape[1])).values
     return best
@@ -154,7 +161,16 @@ def _search_block(bank, queries, k, positions):
 
 def _unit_block(x, size):
     x = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
-    return F.pad(x, (0, 0, 0, size - len(x)))
+    return F.pad(x, (0, 0, 0, size - len(x))) if len(x) < size else x
+
+
+def _products(queries, rows):
+    """queries @ rows.T, a part of the features at a time."""
+    total = queries.new_zeros(len(queries), len(rows))
+    for start in range(0, queries.shape[1], _FEATURE_BLOCK):
+        columns = slice(start, start + _FEATURE_BLOCK)
+        total.addmm_(queries[:, columns], rows[:, columns].T)
+    return total
 
 
 def _top_keys(similarities, positions, k):
@@ -171,9 +187,9 @@ def _top_keys(similarities, positions, k):
 def _encode(similarities, positions):
     """(similarity, position) as one int64: larger similarity first, then smaller position.
 
-    Read as integers, floats of one sign are ordered; negative ones run backwards until their magnitude bits are flipped.
+    Read as integers, floats are in order, except that negative ones run backwards until all but their sign is flipped.
     """
-    bits = (similarities + 0.0).contiguous().view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    bits = (similarities + 0.0).contiguous().view(torch.int32)  # + 0.0: -0.0 is 0.0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     return (ordered.long() << 32) + (_LOW_BITS - positions)
 

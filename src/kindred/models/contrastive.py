@@ -1,5 +1,6 @@
 """What every method shares: views in, loss and detached features out, one optimiser, one schedule."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,10 +83,22 @@ class ContrastiveModule(lightning.LightningModule):
         """Features [B, F] of unaugmented images; the FeatureStore callback keeps them."""
         return self(batch.views[0])
 
+    @property
+    def planned_steps(self) -> int:
+        """Optimiser steps of the whole run.
+
+        Not `trainer.estimated_stepping_batches`: asked for in `configure_optimizers`, it loads the train loader before a
+        resume has restored the loader's state, which is then ignored, and the epoch starts over.
+        """
+        trainer = self.trainer
+        batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimiser over all trainable parameters; linear warm-up, then cosine, moved at every step."""
         optimizer = self.optimizer(parameter_groups(self, self.optimizer.keywords.get("weight_decay", 0.0)))
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.planned_steps
         warmup = round(self.warmup_epochs * total / self.trainer.max_epochs)
         return {
             "optimizer": optimizer,

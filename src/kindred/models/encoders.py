@@ -41,7 +41,8 @@ def resnet(name: str = "resnet18", in_channels: int = 3, small_images: bool = Fa
         in_channels: channels of the images.
         small_images: a 3x3 stem with stride 1 and no max-pool, for CIFAR-sized images (SimCLR, appendix B.9).
     """
-    from torchvision.models import get_model, list_models, resnet as resnets
+    from torchvision.models import get_model, list_models
+    from torchvision.models import resnet as resnets
 
     known = list_models(resnets)
     if name not in known:

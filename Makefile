@@ -1,0 +1,73 @@
+# The commands a person types. `make help` lists them.
+#
+#   make train MODEL=simclr DATA=cifar10 SEED=1 EPOCHS=200 ARGS="model.temperature=0.2 data.batch_size=512"
+#
+# MODEL, DATA, ENCODER, VIEWS, TRAINER, LOGGER: names of files in configs/<group>/. SEED, EPOCHS: numbers.
+# DEBUG=1: a few batches of everything. PROFILE=1: writes a profile. RESUME=<run directory>: goes on with that run.
+# ARGS: any Hydra overrides. TORCH=cpu|auto|cu...: another build of torch than the package index's (make setup).
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= $(shell cat $(VENV)/.torch 2>/dev/null)
+INSTALLED := $(VENV)/.installed-$(or $(TORCH),default)
+
+group = $(if $($(1)),$(2)=$($(1)))
+OVERRIDES = $(call group,MODEL,model) $(call group,DATA,data) $(call group,ENCODER,encoder) $(call group,VIEWS,views) \
+	$(call group,TRAINER,trainer) $(call group,LOGGER,logger) $(call group,SEED,seed) \
+	$(call group,EPOCHS,trainer.max_epochs) $(call group,RESUME,resume) \
+	$(if $(DEBUG),trainer.max_epochs=2 trainer.limit_train_batches=4 trainer.limit_val_batches=2 \
+		trainer.log_every_n_steps=1 trainer.detect_anomaly=true) \
+	$(if $(PROFILE),'trainer.profiler={_target_: lightning.pytorch.profilers.PyTorchProfiler, filename: profile}')
+
+.PHONY: help setup train test test-all lint format bench lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED) ## create the environment, or bring it up to date with requirements.lock
+
+# Bytecode is compiled while installing: without it the first imports take three times as long. Another build of torch
+# (TORCH=...) has the same version but other hashes, and brings its own CUDA packages.
+$(INSTALLED): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+ifeq ($(TORCH),)
+	$(BIN)/uv pip sync --python $(BIN)/python --compile-bytecode requirements.lock
+else
+	awk '/^[a-z]/ { cuda = /^(nvidia-|cuda-|triton==)/; torch = /^(torch|torchvision)==/; if (torch) sub(/ \\$$/, "") } \
+		!cuda && !(torch && /^ /)' requirements.lock > $(VENV)/requirements.txt
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --torch-backend=$(TORCH) \
+		--reinstall-package torch --reinstall-package torchvision -r $(VENV)/requirements.txt
+endif
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@rm -f $(VENV)/.installed-* && echo $(TORCH) > $(VENV)/.torch && touch $@
+
+train: $(INSTALLED) ## train: MODEL=simclr DATA=photos ... (see the top of the Makefile)
+	@$(BIN)/python -m kindred.train $(OVERRIDES) $(ARGS)
+
+test: $(INSTALLED) ## run the tests that take minutes
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: $(INSTALLED) ## run all tests
+	$(BIN)/python -m pytest -q
+
+lint: $(INSTALLED) ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED) ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure Kindred against its peers; tables go to benchmarks/results/
+	$(BIN)/python benchmarks/views.py --output benchmarks/results
+
+lock: pyproject.toml ## resolve requirements.lock anew
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate --extra dev \
+		--output-file requirements.lock pyproject.toml
+
+clean: ## delete what was installed and made, but for data/ and logs/
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
