@@ -1,4 +1,4 @@
-"""Views per second on one CPU thread: Kindred's batched augmentation against lightly, torchvision and Kornia.
+"""Views per second of processor time on one thread: Kindred's batched augmentation against lightly, torchvision and Kornia.
 
     python benchmarks/views.py [--output benchmarks/results] [--repeats 7] [--quick]
 
@@ -6,8 +6,8 @@ Two recipes on cuts of scikit-image's photographs: SimCLR's for CIFAR-10 (32x32,
 .4/.4/.4/.1 with probability 0.8, grey 0.2) and SimCLR's for ImageNet (256x256 to 224x224, batch 16: strength 1.0, and a
 blur of half of the views). Everybody starts from what its users hold: PIL images for lightly, uint8 tensors for the others,
 and ends with float tensors in [0, 1] that are not yet normalised. Kornia crops in its faster mode of the two. The peers take
-turns, so that a slow moment of the machine hits all of them; a rate is the median over the turns, and in brackets the
-slowest and the fastest.
+turns, so that a slow moment of the machine hits all of them; a rate is the median over the turns. Time is the process's
+processor time, which waiting for other programs does not lengthen.
 """
 
 from __future__ import annotations
@@ -107,14 +107,14 @@ def contestants(images: Tensor, size: int, strength: float, blur: float, share: 
 
 
 def measure(turns: dict[str, tuple[int, Callable]], repeats: int) -> dict[str, list[float]]:
-    """Views per second of every turn, after one that is not counted."""
+    """Views per second of processor time in every turn, after one that is not counted."""
     rates = {name: [] for name in turns}
     for repeat in range(repeats + 1):
         for name, (views, turn) in turns.items():
-            start = time.perf_counter()
+            start = time.process_time()
             turn()
             if repeat:
-                rates[name].append(views / (time.perf_counter() - start))
+                rates[name].append(views / (time.process_time() - start))
     return rates
 
 

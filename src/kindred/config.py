@@ -53,18 +53,21 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's message, plus the keys that exist where it says that one does not."""
+    """Hydra's message in one line, with the names or keys that exist where it says that one does not."""
     message = str(error).strip()
-    unknown = re.search(r"Could not override '([^']+)'|Could not append value to config.*'([^']+)'", message)
-    if unknown is None:
-        return message
-    key = next(group for group in unknown.groups() if group)
-    others = [text for text in overrides if not text.lstrip("+~").startswith(f"{key}=")]
-    config = compose(others)
-    parent, _, name = key.rpartition(".")
-    while parent and OmegaConf.select(config, parent) is None:
-        parent, _, name = parent.rpartition(".")
-    return f"{key}: there is no such key{_among(name, _keys(config, parent), parent)}"
+    if name := re.search(r"Could not find '([^']+)/([^'/]+)'", message):
+        valid = sorted(path.stem for path in (CONFIGS / name[1]).glob("*.yaml"))
+        return f"{name[1]}={name[2]}: there is no configs/{name[1]}/{name[2]}.yaml{_among(name[2], valid, 'Choices')}"
+    if override := re.search(r"Could not override '([^']+)'", message):
+        key = override[1]
+        config = compose([text for text in overrides if not text.lstrip("+~").startswith(f"{key}=")])
+        parent, _, name = key.rpartition(".")
+        while parent and OmegaConf.select(config, parent) is None:
+            parent, _, name = parent.rpartition(".")
+        valid, place = _keys(config, parent), f"Keys of {parent or 'the configuration'}"
+        if name not in valid:
+            return f"{key}: there is no such key{_among(name, valid, place)}"
+    return message
 
 
 def _keys(config: DictConfig, parent: str) -> list[str]:
@@ -72,10 +75,9 @@ def _keys(config: DictConfig, parent: str) -> list[str]:
     return [str(key) for key in node if key != "_target_"] if isinstance(node, DictConfig) else []
 
 
-def _among(name: str, valid: Sequence[str], place: str) -> str:
+def _among(name: str, valid: Sequence[str], heading: str) -> str:
     close = difflib.get_close_matches(name, valid, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"{hint} Keys of {place or 'the configuration'}: {', '.join(sorted(valid))}"
+    return f"{f'; did you mean {close[0]!r}?' if close else '.'} {heading}: {', '.join(sorted(valid))}"
 
 
 def nodes(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -116,7 +118,7 @@ def check(config: DictConfig) -> None:
         for key in node:
             if not str(key).startswith("_") and key not in parameters:
                 valid = [name for name in parameters if name != "self"]
-                raise ConfigError(f"{path}.{key}: {node._target_} takes no {key!r}{_among(str(key), valid, path)}")
+                raise ConfigError(f"{path}.{key}: {node._target_} takes no {key!r}{_among(str(key), valid, 'Arguments')}")
 
 
 def build(config: DictConfig, key: str, **more: Any) -> Any:
@@ -129,4 +131,5 @@ def build(config: DictConfig, key: str, **more: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         where = re.search(r"full_key: (\S+)", str(error))
-        raise ConfigError(f"{where.group(1) if where else key}: {cause}") from error
+        place = where.group(1) if where else key
+        raise ConfigError(str(cause) if str(cause).startswith(key) else f"{place}: {cause}") from error

@@ -26,6 +26,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(knn, "_QUERY_BLOCK", 4)
     monkeypatch.setattr(knn, "_BANK_BLOCK", 8)
     monkeypatch.setattr(knn, "_FEATURE_BLOCK", 3)
+    monkeypatch.setattr(knn, "_PANEL", 16)
 
 
 def grid_points(count, seed):
@@ -59,14 +60,12 @@ def test_ties_are_broken_by_position(rows, k, seed):
     bank, queries = grid_points(rows, seed), grid_points(5, seed + 1)
     expected = sorted_search(bank, queries, k).tolist()
     assert knn_search(bank, queries, k)[1].tolist() == expected
-    before = knn._QUERY_BLOCK, knn._BANK_BLOCK
-    knn._QUERY_BLOCK, knn._BANK_BLOCK = 4, 8
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in {"_QUERY_BLOCK": 4, "_BANK_BLOCK": 8, "_PANEL": 16}.items():
+            patch.setattr(knn, name, size)
         assert knn_search(bank, queries, k)[1].tolist() == expected
         order = torch.randperm(rows)
         assert knn_search(bank[order], queries, k, positions=order)[1].tolist() == expected
-    finally:
-        knn._QUERY_BLOCK, knn._BANK_BLOCK = before
 
 
 def test_a_collapsed_representation_is_one_large_tie():

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from kindred import distributed
 
-_QUERY_BLOCK = 256
-_BANK_BLOCK = 4096
-_FEATURE_BLOCK = 512  # of 2048 features at once, MKL adds up in another order on 1 thread than on 2
+# Shape of a matrix product. Of 2048 features at once, MKL adds up in another order on 1 thread than on 2.
+_QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 256, 4096, 512
+_PANEL = 8 * _BANK_BLOCK  # bank rows per `topk`, which is slow where k is more than 1/64 of them
 _LOW_BITS = 0xFFFFFFFF
 
 
@@ -150,27 +150,30 @@ def _labelled(labels, *others):
 
 def _search_block(bank, queries, k, positions):
     """Keys [q, min(k, N)] of the nearest bank rows of at most _QUERY_BLOCK queries, best first."""
-    count, queries = len(queries), _unit_block(queries, _QUERY_BLOCK)
-    best = positions.new_empty(count, 0)
-    for rows, names in zip(bank.split(_BANK_BLOCK), positions.split(_BANK_BLOCK), strict=True):
-        similarities = _products(queries, _unit_block(rows, _BANK_BLOCK))[:count, : len(rows)].float()
-        keys = torch.cat([best, _top_keys(similarities, names, k)], dim=1)
+    best = positions.new_empty(len(queries), 0)
+    for rows, names in zip(bank.split(_PANEL), positions.split(_PANEL), strict=True):
+        keys = torch.cat([best, _top_keys(_similarities(queries, rows), names, k)], dim=1)
         best = keys.topk(min(k, keys.shape[1])).values
     return best
+
+
+def _similarities(queries, rows):
+    """Cosine similarities [q, n] of at most _QUERY_BLOCK queries [q, F] and a panel of bank rows [n, F]."""
+    similarities = torch.empty(len(queries), len(rows), device=rows.device)
+    queries = _unit_block(queries, _QUERY_BLOCK)
+    for start in range(0, len(rows), _BANK_BLOCK):
+        block = _unit_block(rows[start : start + _BANK_BLOCK], _BANK_BLOCK)
+        products = block.new_zeros(_QUERY_BLOCK, _BANK_BLOCK)
+        for query_part, row_part in zip(queries.split(_FEATURE_BLOCK, 1), block.split(_FEATURE_BLOCK, 1), strict=True):
+            products.addmm_(query_part, row_part.T)
+        place = similarities[:, start : start + _BANK_BLOCK]
+        place.copy_(products[: place.shape[0], : place.shape[1]])
+    return similarities
 
 
 def _unit_block(x, size):
     x = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
     return F.pad(x, (0, 0, 0, size - len(x))) if len(x) < size else x
-
-
-def _products(queries, rows):
-    """queries @ rows.T, a part of the features at a time."""
-    total = queries.new_zeros(len(queries), len(rows))
-    for start in range(0, queries.shape[1], _FEATURE_BLOCK):
-        columns = slice(start, start + _FEATURE_BLOCK)
-        total.addmm_(queries[:, columns], rows[:, columns].T)
-    return total
 
 
 def _top_keys(similarities, positions, k):

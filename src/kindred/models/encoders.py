@@ -41,13 +41,12 @@ def resnet(name: str = "resnet18", in_channels: int = 3, small_images: bool = Fa
         in_channels: channels of the images.
         small_images: a 3x3 stem with stride 1 and no max-pool, for CIFAR-sized images (SimCLR, appendix B.9).
     """
-    from torchvision.models import get_model, list_models
-    from torchvision.models import resnet as resnets
+    import torchvision.models
 
-    known = list_models(resnets)
+    known = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
     if name not in known:
         raise ValueError(f"encoder.name: {name!r} is no ResNet of torchvision's; choose one of {', '.join(known)}")
-    encoder = get_model(name, weights=None)
+    encoder = torchvision.models.get_model(name, weights=None)
     encoder.num_features = encoder.fc.in_features
     encoder.fc = nn.Identity()
     if small_images:

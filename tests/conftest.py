@@ -1,0 +1,12 @@
+"""What several test files share."""
+
+import pytest
+from children import start
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """A finished run of a small SimCLR on digits: 3 epochs of 4 steps, each evaluated."""
+    directory = tmp_path_factory.mktemp("session") / "run"
+    assert start(directory) == 0
+    return directory

@@ -1,0 +1,122 @@
+"""What a person may type, and what an error says."""
+
+import inspect
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from kindred.config import CONFIGS, ConfigError, build, check, compose, nodes
+from kindred.runs import TRUSTED
+
+
+def names(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def test_defaults_are_resolved_to_final_numbers():
+    config = compose(["data.batch_size=512"])
+    check(config)
+    assert config.model.optimizer.lr == pytest.approx(0.06 * 512 / 128)
+    assert config.choices.data == "photos"
+    assert "${" not in OmegaConf.to_yaml(config)
+
+
+def test_learning_rate_rules_see_accumulated_batches():
+    config = compose(["trainer.accumulate_grad_batches=4", "data.batch_size=128", "data=cifar10"])
+    assert config.model.optimizer.lr == pytest.approx(0.06 * 4)
+
+
+def test_the_data_set_chooses_encoder_and_views_unless_they_are_given():
+    assert compose(["data=cifar10"]).choices.encoder == "resnet18"
+    assert compose(["data=cifar10"]).choices.views == "small"
+    assert compose(["data=cifar10", "encoder=convnet"]).choices.encoder == "convnet"
+    assert compose(["data=photos", "encoder=resnet50"]).encoder.name == "resnet50"
+    assert compose(["data=cifar10", "views=crop_only"]).choices.views == "crop_only"
+
+
+@pytest.mark.parametrize("data", names("data"))
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_on_every_data_set_fits_the_signatures(data, model):
+    root = ["data.source.root=somewhere"] if data in ("imagefolder", "imagenet") else []
+    check(compose([f"model={model}", f"data={data}", *root]))
+
+
+@pytest.mark.parametrize("group", ["encoder", "views", "trainer", "logger", "callbacks"])
+def test_every_file_of_a_group_fits_the_signatures(group):
+    for name in names(group):
+        check(compose([f"{group}={name}"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.temprature=0.2", r"model\.temprature.*did you mean 'temperature'.*projection_dim"),
+        ("data.bach_size=2", r"data\.bach_size.*did you mean 'batch_size'"),
+        ("sed=1", r"sed: there is no such key; did you mean 'seed'"),
+        ("model=simcrl", r"model=simcrl: .*did you mean 'simclr'"),
+        ("data=foo", r"data=foo: .*Choices: cifar10.*photos"),
+        ("experiment=foo", r"experiment=foo: there is no configs/experiment/foo.yaml"),
+        ("modle=simclr", r"modle"),
+        ("~model.nothing", r"nothing"),
+    ],
+)
+def test_what_does_not_exist_is_an_error_that_lists_what_does(override, message):
+    with pytest.raises(ConfigError, match=message):
+        check(compose([override]))
+
+
+def test_an_unknown_key_in_a_file_is_an_error():
+    config = compose(["+model.tau=0.2"])
+    with pytest.raises(ConfigError, match=r"model\.tau: kindred\.models\.simclr\.SimCLR takes no 'tau'.*temperature"):
+        check(config)
+    config = compose()
+    OmegaConf.set_struct(config, False)
+    config.views.views[1].blurr = 0.5
+    with pytest.raises(ConfigError, match=r"views\.views\.1\.blurr: .*did you mean 'blur'"):
+        check(config)
+
+
+def test_a_missing_value_is_named():
+    with pytest.raises(ConfigError, match=r"data\.source\.root: needs a value"):
+        check(compose(["data=imagefolder"]))
+
+
+def test_a_class_that_cannot_be_imported_is_named():
+    with pytest.raises(ConfigError, match=r"encoder\._target_: 'no\.such\.Thing' cannot be imported"):
+        check(compose(["encoder._target_=no.such.Thing"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "override", "message"),
+    [
+        ("model", "model.temperature=0", "model.temperature must be greater than 0, got 0"),
+        ("model", "model.temperature=-1", "got -1"),
+        ("model", "model.warmup_epochs=-1", "model.warmup_epochs must be 0 or more, got -1"),
+        ("encoder", ["encoder=resnet18", "encoder.name=resnet17"], "resnet17.*resnet18"),
+        ("callbacks", "callbacks.knn.k=0", "callbacks.knn.k must be 1 or more, got 0"),
+        ("callbacks", "callbacks.knn.temperature=0", "callbacks.knn.temperature must be above 0, got 0"),
+        ("callbacks", "callbacks.linear_probe.lr=0", "callbacks.linear_probe.lr must be above 0, got 0"),
+        ("callbacks", "callbacks.checkpoints.every_n_steps=0", "callbacks.checkpoints.every_n_steps must be 1 or more"),
+    ],
+)
+def test_constructors_refuse_what_cannot_work(key, override, message):
+    config = compose([override] if isinstance(override, str) else override)
+    check(config)
+    with pytest.raises(ConfigError, match=message):
+        more = {"encoder": build(config, "encoder")} if key == "model" else {}
+        build(config, key, **more)
+
+
+def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_functions():
+    for target in TRUSTED:
+        thing = get_object(target)
+        assert inspect.isclass(thing) or target == "kindred.models.encoders.resnet"
+
+
+def test_every_shipped_choice_can_be_loaded_back():
+    for data in names("data"):
+        config = compose([f"data={data}"])
+        for part in ("model", "encoder", "data", "views"):
+            for path, node in nodes(config._get_node(part), part):
+                assert node._target_ in TRUSTED, path

@@ -1,0 +1,126 @@
+"""The main job, as a person types it and as callbacks see it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from children import At, DIGITS, add_callback, in_child, start
+from lightning import Callback
+
+from kindred import train
+from kindred.metrics import read_metrics
+from kindred.runs import read_checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+def weights(directory):
+    return read_checkpoint(directory / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def test_probes_observe(run, tmp_path):
+    """Without kNN, probe and pictures the weights are the same to the bit."""
+    without = ["~callbacks.knn", "~callbacks.linear_probe", "~callbacks.figures", "~callbacks.train_metrics"]
+    assert start(tmp_path / "run", without) == 0
+    assert_same_weights(weights(tmp_path / "run"), weights(run))
+
+
+def test_the_last_epoch_is_evaluated_whatever_the_schedule(tmp_path):
+    assert start(tmp_path / "run", ["trainer.check_val_every_n_epoch=2"]) == 0
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["epoch"] for row in rows if "val/knn_top1" in row] == [0, 2, 3]
+
+
+def test_knn_may_be_rarer_than_the_evaluation_but_not_out_of_step(tmp_path, capfd):
+    assert start(tmp_path / "run", ["callbacks.knn.every_n_epochs=2"]) == 0
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["epoch"] for row in rows if "val/knn_top1" in row] == [0, 2, 3]
+    assert [row["epoch"] for row in rows if "val/linear_top1" in row] == [1, 2, 3]
+    assert start(tmp_path / "bad", ["callbacks.knn.every_n_epochs=3", "trainer.check_val_every_n_epoch=2"]) == 1
+    assert "every_n_epochs=3 is no multiple of trainer.check_val_every_n_epoch=2" in capfd.readouterr().err
+
+
+def test_init_from_starts_from_the_given_encoder(run, tmp_path):
+    class KeepStart(Callback):
+        def on_train_start(self, trainer, module):
+            torch.save(module.encoder.state_dict(), tmp_path / "start.pt")
+
+    assert start(tmp_path / "run", [f"init_from={run}"], prepare=lambda: add_callback(KeepStart())) == 0
+    expected = {k.removeprefix("encoder."): v for k, v in weights(run).items() if k.startswith("encoder.")}
+    assert_same_weights(torch.load(tmp_path / "start.pt", weights_only=True), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, capfd):
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 6:
+                module.encoder.layers[0].weight.data.fill_(torch.nan)
+
+    assert start(tmp_path / "run", prepare=lambda: add_callback(Poison())) == 1
+    assert "train/loss is not finite at step 7" in capfd.readouterr().err
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert checkpoint["global_step"] == 6
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_a_loss_that_is_not_finite_between_two_logs_is_not_saved(tmp_path):
+    class Poison(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if trainer.global_step == 5:
+                module.encoder.layers[0].weight.data.fill_(torch.nan)
+
+    rare = ["trainer.log_every_n_steps=1000"]
+    assert start(tmp_path / "run", rare, prepare=lambda: add_callback(Poison())) == 1
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 4
+
+
+def test_a_collapsed_representation_is_a_warning(tmp_path, capfd):
+    class Collapse(Callback):
+        def on_validation_start(self, trainer, module):
+            for parameter in module.encoder.parameters():
+                parameter.data.zero_()
+            module.encoder.layers[1].bias.data.fill_(1.0)
+            module.encoder.layers[4].bias.data.fill_(1.0)
+
+    assert start(tmp_path / "run", ["trainer.max_epochs=1"], prepare=lambda: add_callback(Collapse())) == 0
+    assert "The representation has collapsed" in capfd.readouterr().err
+
+
+def test_train_from_python_returns_the_summary(tmp_path):
+    def body():
+        summary = train.train(train.compose([*DIGITS, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1"]))
+        assert summary["epochs"] == 1
+        assert summary["val/knn_top1"] > 0.5
+
+    assert in_child(body) == 0
+
+
+def test_mixed_precision_clipping_and_another_optimiser_are_plain_keys(tmp_path):
+    overrides = [
+        *("trainer.gradient_clip_val=0.5", "trainer.precision=bf16-mixed", "trainer.max_epochs=1"),
+        *("model.optimizer._target_=lightly.utils.lars.LARS", "model.optimizer.weight_decay=1e-6"),
+    ]
+    assert start(tmp_path / "run", overrides) == 0
+    overrides = ["model.optimizer._target_=torch.optim.AdamW", "~model.optimizer.momentum", "trainer.max_epochs=1"]
+    assert start(tmp_path / "adamw", overrides) == 0
+    assert "train/loss" in read_metrics(tmp_path / "adamw" / "metrics.csv")[-1]
+
+
+def test_resnet_with_three_views_trains(tmp_path):
+    views = ["encoder=resnet18", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "trainer.max_epochs=1"]
+    assert start(tmp_path / "run", [*views, "data.batch_size=8", "~encoder.widths"][:-1]) in (0, 1)
+
+
+def make(*arguments, **more):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    venv = f"VENV={Path(sys.executable).parents[1]}"
+    return subprocess.run(["make", *arguments, venv], cwd=ROOT, capture_output=True, text=True, env=environment, **more)
