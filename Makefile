@@ -13,13 +13,14 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell cat $(VENV)/.torch 2>/dev/null)
 INSTALLED := $(VENV)/.installed-$(or $(TORCH),default)
 
+DEBUGGING := trainer.max_epochs=2 trainer.limit_train_batches=4 trainer.limit_val_batches=2 \
+	trainer.log_every_n_steps=1 trainer.detect_anomaly=true
+PROFILING := 'trainer.profiler={_target_: lightning.pytorch.profilers.PyTorchProfiler, filename: profile}'
 group = $(if $($(1)),$(2)=$($(1)))
 OVERRIDES = $(call group,MODEL,model) $(call group,DATA,data) $(call group,ENCODER,encoder) $(call group,VIEWS,views) \
 	$(call group,TRAINER,trainer) $(call group,LOGGER,logger) $(call group,SEED,seed) \
 	$(call group,EPOCHS,trainer.max_epochs) $(call group,RESUME,resume) \
-	$(if $(DEBUG),trainer.max_epochs=2 trainer.limit_train_batches=4 trainer.limit_val_batches=2 \
-		trainer.log_every_n_steps=1 trainer.detect_anomaly=true) \
-	$(if $(PROFILE),'trainer.profiler={_target_: lightning.pytorch.profilers.PyTorchProfiler, filename: profile}')
+	$(if $(DEBUG),$(DEBUGGING)) $(if $(PROFILE),$(PROFILING))
 
 .PHONY: help setup train test test-all lint format bench lock clean
 

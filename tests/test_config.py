@@ -103,8 +103,8 @@ def test_a_class_that_cannot_be_imported_is_named():
 def test_constructors_refuse_what_cannot_work(key, override, message):
     config = compose([override] if isinstance(override, str) else override)
     check(config)
+    more = {"encoder": build(config, "encoder")} if key == "model" else {}
     with pytest.raises(ConfigError, match=message):
-        more = {"encoder": build(config, "encoder")} if key == "model" else {}
         build(config, key, **more)
 
 

@@ -146,6 +146,12 @@ def test_a_resume_may_add_epochs_and_nothing_else(unbroken, tmp_path, capfd):
     assert "trainer.max_epochs 3 -> 4" in capfd.readouterr().out
     assert json.loads((run / "summary.json").read_text())["epochs"] == 4
     assert [row["step"] for row in read_metrics(run / "metrics.csv")] == list(range(17))
-    for forbidden in ("model.temperature=0.3", "data.batch_size=64", "seed=3", "trainer.max_epochs=2", "trainer.nonsense=1"):
+    for forbidden in (
+        "model.temperature=0.3",
+        "data.batch_size=64",
+        "seed=3",
+        "trainer.max_epochs=2",
+        "trainer.nonsense=1",
+    ):
         assert resume(run, [forbidden]) == 1
         assert forbidden in capfd.readouterr().err

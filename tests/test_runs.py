@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 
 import kindred
 from kindred.config import ConfigError
-from kindred.data.datamodule import ViewBatch
 from kindred.runs import load_encoder_weights, new_run_directory, read_checkpoint, summarise
 
 
@@ -77,18 +76,17 @@ def test_a_loaded_run_scores_what_the_run_scored(run):
     datamodule.prepare_data()
     datamodule.setup()
     with torch.inference_mode():
-        (bank, bank_labels), (query, labels) = (
-            map(torch.cat, zip(*((loaded.encoder(b.views[0]), b.labels) for b in evaluated(datamodule, loader)), strict=True))
-            for loader in datamodule.val_dataloader()
-        )
+        encoded = [encode(loaded.encoder, datamodule, loader) for loader in datamodule.val_dataloader()]
+    (bank, bank_labels), (query, query_labels) = encoded
     knn = loaded.config.callbacks.knn
     scores = knn_classify(bank, bank_labels, query, knn.k, knn.temperature, datamodule.num_classes)
-    accuracy = (scores.argmax(dim=1) == labels).double().mean().item()
+    accuracy = (scores.argmax(dim=1) == query_labels).double().mean().item()
     assert accuracy == pytest.approx(loaded.summary["val/knn_top1"], abs=1e-6)
 
 
-def evaluated(datamodule, loader) -> list[ViewBatch]:
-    return [datamodule.on_after_batch_transfer(batch, 0) for batch in loader]
+def encode(encoder, datamodule, loader):
+    batches = [datamodule.on_after_batch_transfer(batch, 0) for batch in loader]
+    return torch.cat([encoder(batch.views[0]) for batch in batches]), torch.cat([batch.labels for batch in batches])
 
 
 def test_listing_runs_imports_no_torch(run):

@@ -1,13 +1,12 @@
 """The main job, as a person types it and as callbacks see it."""
 
-import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
-import pytest
 import torch
-from children import At, DIGITS, add_callback, in_child, start
+from children import DIGITS, add_callback, in_child, start
 from lightning import Callback
 
 from kindred import train
@@ -91,7 +90,11 @@ def test_a_collapsed_representation_is_a_warning(tmp_path, capfd):
             module.encoder.layers[1].bias.data.fill_(1.0)
             module.encoder.layers[4].bias.data.fill_(1.0)
 
-    assert start(tmp_path / "run", ["trainer.max_epochs=1"], prepare=lambda: add_callback(Collapse())) == 0
+    def prepare():
+        add_callback(Collapse())
+        warnings.filterwarnings("error", message="The representation")  # pytest keeps a child's warnings to itself
+
+    assert start(tmp_path / "run", ["trainer.max_epochs=1"], prepare=prepare) != 0
     assert "The representation has collapsed" in capfd.readouterr().err
 
 
@@ -115,12 +118,37 @@ def test_mixed_precision_clipping_and_another_optimiser_are_plain_keys(tmp_path)
     assert "train/loss" in read_metrics(tmp_path / "adamw" / "metrics.csv")[-1]
 
 
-def test_resnet_with_three_views_trains(tmp_path):
-    views = ["encoder=resnet18", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "trainer.max_epochs=1"]
-    assert start(tmp_path / "run", [*views, "data.batch_size=8", "~encoder.widths"][:-1]) in (0, 1)
+def make(*arguments):
+    """Run make with the environment of this Python."""
+    command = ["make", *arguments, f"VENV={Path(sys.executable).parents[1]}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def make(*arguments, **more):
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    venv = f"VENV={Path(sys.executable).parents[1]}"
-    return subprocess.run(["make", *arguments, venv], cwd=ROOT, capture_output=True, text=True, env=environment, **more)
+def test_make_debug_runs_a_few_batches_of_everything(tmp_path):
+    done = make("train", "MODEL=simclr", "DATA=digits", "DEBUG=1", "SEED=3", f"ARGS=log_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    directory = (tmp_path / "latest").resolve()
+    assert directory.parent == tmp_path / "digits" / "simclr"
+    rows = read_metrics(directory / "metrics.csv")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert "linear probe, last epoch" in done.stdout
+    assert "make train RESUME=" in done.stdout
+
+
+def test_make_profile_writes_a_profile(tmp_path):
+    done = make("train", "DATA=digits", "PROFILE=1", "EPOCHS=1", f"ARGS=log_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert any("profile" in path.name for path in (tmp_path / "latest").resolve().iterdir())
+
+
+def test_make_says_what_is_wrong_in_one_line(tmp_path):
+    done = make("train", "MODEL=simcrl")
+    assert done.returncode != 0
+    assert "error: model=simcrl: there is no configs/model/simcrl.yaml; did you mean 'simclr'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_make_help_lists_every_command():
+    done = make("help")
+    listed = {line.split()[1] for line in done.stdout.splitlines()}
+    assert {"setup", "train", "test", "test-all", "lint", "format", "bench", "clean", "help"} <= listed

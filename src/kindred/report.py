@@ -31,4 +31,6 @@ def print_summary(summary: dict[str, float], directory: Path, console: Console |
         )
     if summary.get("skipped_files"):
         console.print(f"{summary['skipped_files']:g} files could not be decoded and were skipped")
-    console.print(f"pictures: {directory / 'figures'}\nlonger:   make train RESUME={directory} EPOCHS=<more>")
+    # Unwrapped, so that the lines can be copied.
+    console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
+    console.print(f"longer:   make train RESUME={directory} EPOCHS=<more>", soft_wrap=True)

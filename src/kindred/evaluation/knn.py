@@ -17,8 +17,8 @@ from torch import Tensor
 from kindred import distributed
 
 # Shape of a matrix product. Of 2048 features at once, MKL adds up in another order on 1 thread than on 2.
-_QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 256, 4096, 512
-_PANEL = 8 * _BANK_BLOCK  # bank rows per `topk`, which is slow where k is more than 1/64 of them
+_QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 512, 4096, 512
+_PANEL = 4 * _BANK_BLOCK  # bank rows per `topk`; on a CPU it is slow where k is more than 1/64 of them
 _LOW_BITS = 0xFFFFFFFF
 
 
@@ -44,8 +44,7 @@ def knn_search(bank: Tensor, queries: Tensor, k: int, positions: Tensor | None =
         raise ValueError("the bank has no rows to search")
     if positions is None:
         positions = torch.arange(len(bank), device=bank.device)
-    blocks = [_search_block(bank, block, k, positions) for block in queries.split(_QUERY_BLOCK)]
-    return _decode(torch.cat(blocks)) if blocks else _decode(positions.new_empty(0, min(k, len(bank))))
+    return _decode(torch.cat(list(_search_blocks(bank, queries, k, positions))))
 
 
 def knn_vote(similarities: Tensor, labels: Tensor, temperature: float, num_classes: int) -> Tensor:
@@ -102,12 +101,13 @@ def knn_search_sharded(bank: Tensor, positions: Tensor, queries: Tensor, k: int)
     if rows == 0:
         raise ValueError("the bank has no rows to search on any rank")
     merged = []
-    for block in queries.split(_QUERY_BLOCK):  # block by block, so that the keys of all ranks need little memory
-        keys = _search_block(bank, block, k, positions)
+    for keys in _search_blocks(
+        bank, queries, k, positions
+    ):  # merged block by block: the ranks' keys need little memory
         keys = F.pad(keys, (0, k - keys.shape[1]), value=torch.iinfo(torch.int64).min)  # a shard may have fewer than k
         keys = distributed.gather(keys[None]).transpose(0, 1).flatten(1)
         merged.append(keys.topk(min(k, rows)).values)
-    return _decode(torch.cat(merged)) if merged else _decode(positions.new_empty(0, min(k, rows)))
+    return _decode(torch.cat(merged))
 
 
 def knn_scores(
@@ -148,31 +148,41 @@ def _labelled(labels, *others):
     return labels[labels >= 0], *(other[labels >= 0] for other in others)
 
 
-def _search_block(bank, queries, k, positions):
-    """Keys [q, min(k, N)] of the nearest bank rows of at most _QUERY_BLOCK queries, best first."""
-    best = positions.new_empty(len(queries), 0)
-    for rows, names in zip(bank.split(_PANEL), positions.split(_PANEL), strict=True):
-        keys = torch.cat([best, _top_keys(_similarities(queries, rows), names, k)], dim=1)
-        best = keys.topk(min(k, keys.shape[1])).values
-    return best
+def _search_blocks(bank, queries, k, positions):
+    """Yields keys [q, min(k, N)] of the nearest bank rows, best first, for a block of queries after the other."""
+    scale = 1 / torch.linalg.vector_norm(bank, dim=1, dtype=_precise(bank)).clamp(min=1e-12)
+    for block in queries.split(_QUERY_BLOCK):
+        block = F.normalize(block.to(_precise(block)), dim=1)
+        best = positions.new_empty(len(block), 0)
+        for start in range(0, len(bank), _PANEL):
+            rows = slice(start, start + _PANEL)
+            keys = _top_keys(_similarities(block, bank[rows], scale[rows]), positions[rows], k)
+            best = torch.cat([best, keys], dim=1)
+            best = best.topk(min(k, best.shape[1])).values
+        yield best
 
 
-def _similarities(queries, rows):
-    """Cosine similarities [q, n] of at most _QUERY_BLOCK queries [q, F] and a panel of bank rows [n, F]."""
+def _similarities(queries, rows, scale):
+    """Cosine similarities [q, n] of at most _QUERY_BLOCK unit queries [q, F] and bank rows [n, F] of norm 1 / scale."""
     similarities = torch.empty(len(queries), len(rows), device=rows.device)
-    queries = _unit_block(queries, _QUERY_BLOCK)
+    queries = _padded(queries, _QUERY_BLOCK)
+    products = queries.new_empty(_QUERY_BLOCK, _BANK_BLOCK)
     for start in range(0, len(rows), _BANK_BLOCK):
-        block = _unit_block(rows[start : start + _BANK_BLOCK], _BANK_BLOCK)
-        products = block.new_zeros(_QUERY_BLOCK, _BANK_BLOCK)
-        for query_part, row_part in zip(queries.split(_FEATURE_BLOCK, 1), block.split(_FEATURE_BLOCK, 1), strict=True):
-            products.addmm_(query_part, row_part.T)
+        block = _padded(rows[start : start + _BANK_BLOCK].to(queries.dtype), _BANK_BLOCK)
+        for part in range(0, queries.shape[1], _FEATURE_BLOCK):
+            columns = slice(part, part + _FEATURE_BLOCK)
+            products.addmm_(queries[:, columns], block[:, columns].T, beta=float(part > 0))
         place = similarities[:, start : start + _BANK_BLOCK]
-        place.copy_(products[: place.shape[0], : place.shape[1]])
+        # Normalised here, where a pass over the block is made anyway: a unit copy of the bank would double its memory.
+        torch.mul(products[: place.shape[0], : place.shape[1]], scale[start : start + _BANK_BLOCK], out=place)
     return similarities
 
 
-def _unit_block(x, size):
-    x = F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
+def _precise(x):
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _padded(x, size):
     return F.pad(x, (0, 0, 0, size - len(x))) if len(x) < size else x
 
 
