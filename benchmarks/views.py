@@ -8,6 +8,10 @@ blur of half of the views). Everybody starts from what its users hold: PIL image
 and ends with float tensors in [0, 1] that are not yet normalised. Kornia crops in its faster mode of the two. The peers take
 turns, so that a slow moment of the machine hits all of them; a rate is the median over the turns. Time is the process's
 processor time, which waiting for other programs does not lengthen.
+
+Measured on one of two cores of an Intel Xeon (model 167) while other programs kept both busy, torch 2.15, 9 turns:
+32x32: 13,219 views/s, 10.3 times lightly, 13.0 times torchvision, 3.5 times Kornia (20,185 views/s in a quieter minute);
+224x224 with blur: 225 views/s, 1.4 times lightly, 8.9 times torchvision, 4.4 times Kornia.
 """
 
 from __future__ import annotations

@@ -90,6 +90,7 @@ def quieten() -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning's and torch's own modules
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what callbacks record is the same on every rank
 
 
 def run_directory(config: DictConfig) -> Path:

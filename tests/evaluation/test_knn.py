@@ -96,7 +96,7 @@ def test_zero_and_negative_zero_tie():
 
 
 def test_search_of_half_precision_no_queries_and_zero_rows():
-    bank, queries = random(20, 4).half(), random(3, 4, seed=1).half()
+    bank, queries = random(20, 4).half().requires_grad_(), random(3, 4, seed=1).half()
     similarities, positions = knn_search(bank, queries, 4)
     assert similarities.dtype == torch.float32
     assert positions.tolist() == sorted_search(bank, queries, 4).tolist()

@@ -38,9 +38,12 @@ class LinearProbeCallback(Callback):
         self.bank_batch = bank_batch
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        if hasattr(self, "probe"):  # setup comes once for the untrained encoder's evaluation and once for the training
-            return
-        self.probe = nn.utils.skip_init(nn.Linear, module.encoder.num_features, trainer.datamodule.num_classes)
+        if not hasattr(self, "probe"):  # setup comes for the untrained encoder's evaluation and again for the training
+            self.build(module.encoder.num_features, trainer.datamodule.num_classes)
+
+    def build(self, features: int, classes: int) -> None:
+        """The classifier, at zero, and its optimiser."""
+        self.probe = nn.utils.skip_init(nn.Linear, features, classes)
         for parameter in self.probe.parameters():
             nn.init.zeros_(parameter)
         self.optimizer = torch.optim.Adam(self.probe.parameters(), lr=self.lr)

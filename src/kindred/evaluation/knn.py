@@ -22,6 +22,7 @@ _PANEL = 4 * _BANK_BLOCK  # bank rows per `topk`; on a CPU it is slow where k is
 _LOW_BITS = 0xFFFFFFFF
 
 
+@torch.no_grad()
 def knn_search(bank: Tensor, queries: Tensor, k: int, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The k most similar bank rows of each query. Memory beyond the arguments and the result is a few blocks.
 
@@ -86,6 +87,7 @@ def knn_classify(
     return knn_vote(similarities, bank_labels[positions], temperature, num_classes)
 
 
+@torch.no_grad()
 def knn_search_sharded(bank: Tensor, positions: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """`knn_search` in a bank that is dealt to the ranks; every rank must call it, and each gets the whole answer.
 
@@ -100,13 +102,11 @@ def knn_search_sharded(bank: Tensor, positions: Tensor, queries: Tensor, k: int)
     rows = int(distributed.sum_over_ranks(torch.tensor(len(bank), device=queries.device)))
     if rows == 0:
         raise ValueError("the bank has no rows to search on any rank")
-    merged = []
-    for keys in _search_blocks(
-        bank, queries, k, positions
-    ):  # merged block by block: the ranks' keys need little memory
+    k, merged = min(k, rows), []
+    # Merged a block of queries at a time, so that the keys of all ranks need little memory.
+    for keys in _search_blocks(bank, queries, k, positions):
         keys = F.pad(keys, (0, k - keys.shape[1]), value=torch.iinfo(torch.int64).min)  # a shard may have fewer than k
-        keys = distributed.gather(keys[None]).transpose(0, 1).flatten(1)
-        merged.append(keys.topk(min(k, rows)).values)
+        merged.append(distributed.gather(keys[None]).transpose(0, 1).flatten(1).topk(k).values)
     return _decode(torch.cat(merged))
 
 

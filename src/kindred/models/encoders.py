@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
-    """A small ResNet-like stack for CPUs: 5 million multiply-adds for a 32x32 image with the default widths.
+    """A small ResNet-like stack for CPUs: four million multiply-adds for a 32x32 image with the default widths.
 
     The first block keeps the resolution of its stem, each further one halves it; global average pooling ends it, so any
     image size works.
