@@ -118,7 +118,9 @@ def check(config: DictConfig) -> None:
         for key in node:
             if not str(key).startswith("_") and key not in parameters:
                 valid = [name for name in parameters if name != "self"]
-                raise ConfigError(f"{path}.{key}: {node._target_} takes no {key!r}{_among(str(key), valid, 'Arguments')}")
+                raise ConfigError(
+                    f"{path}.{key}: {node._target_} takes no {key!r}{_among(str(key), valid, 'Arguments')}"
+                )
 
 
 def build(config: DictConfig, key: str, **more: Any) -> Any:

@@ -14,7 +14,7 @@ from kindred import distributed
 
 # Logits held at a time. On a CPU they should stay in the cache between the matrix products; on a GPU a tile must only
 # be large enough that launching kernels costs nothing.
-_TILE_LOGITS = {"cpu": 2**20, "other": 2**24}
+_TILE_LOGITS = {"cpu": 2**21, "other": 2**24}
 
 
 class _LogPartition(torch.autograd.Function):
@@ -136,6 +136,25 @@ def sup_con(embeddings: Tensor, labels: Tensor, temperature: float | Tensor, chu
     unlabelled = -1 - torch.arange(len(labels), device=labels.device)  # a group of its own for each
     groups = torch.where(labels < 0, unlabelled, labels).view(-1, 1, batch)
     return _contrast_over_ranks(embeddings, groups.expand(-1, views, -1).reshape(-1), temperature, chunk_size)
+
+
+def image_contrast(anchors: Tensor, candidates: Tensor, temperature: float | Tensor) -> Tensor:
+    """Cross-entropy of each anchor against the candidates of all ranks, of which its own image's is the right one.
+
+    With neighbours as anchors and predictions as candidates this is NNCLR's loss (Dwibedi et al. 2021, eq. 4).
+
+    Args:
+        anchors: [B, D], one for each of the rank's images.
+        candidates: [B, D], likewise; gathered over the ranks here.
+        temperature: tau > 0.
+
+    Returns:
+        The mean over this rank's anchors.
+    """
+    candidates = distributed.gather(_raise_precision(candidates))
+    images = torch.arange(len(candidates), device=candidates.device)
+    own = images[: len(anchors)] + distributed.rank() * len(anchors)
+    return group_contrast(anchors, candidates, own, images, None, temperature)
 
 
 def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor) -> Tensor:

@@ -11,11 +11,13 @@ class FeatureQueue(nn.Module):
     """The last `size` unit vectors that were enqueued on any rank (MoCo, He et al. 2020, arXiv:1911.05722, 3.2).
 
     Every rank holds the same rows, because what is enqueued is gathered first. DDP need not send the queue around: put
-    the buffer's name into the module's `_ddp_params_and_buffers_to_ignore`.
+    the names of its buffers into the module's `_ddp_params_and_buffers_to_ignore`.
 
     `written` counts all rows ever enqueued; how full the queue is and where the next row goes follow from it. It is a
     Python int and not a buffer because both must be known on the host, and reading a buffer would make every step wait
     for the device. It is saved with the `state_dict` all the same, as extra state.
+
+    Labels may be kept beside the rows (-1 where none was given), for what observes the queue and does not train.
 
     Args:
         size: rows that the queue holds.
@@ -26,12 +28,14 @@ class FeatureQueue(nn.Module):
     """
 
     features: Tensor
+    labels: Tensor
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"a queue must hold at least 1 row, got size={size}")
         self.register_buffer("features", torch.zeros(size, dim))
+        self.register_buffer("labels", torch.full((size,), -1))
         self.written = 0
 
     def __len__(self) -> int:
@@ -46,19 +50,24 @@ class FeatureQueue(nn.Module):
         return self.features[: len(self)]
 
     @torch.no_grad()
-    def enqueue(self, embeddings: Tensor) -> None:
-        """Put the embeddings [B, dim] of all ranks in the place of the oldest rows, normalised.
+    def enqueue(self, embeddings: Tensor, labels: Tensor | None = None) -> None:
+        """Put the embeddings [B, dim] of all ranks, normalised, in the place of the oldest rows; labels [B] alike.
 
         Where more than `size` come at once the last ones stay.
         """
-        size = len(self.features)
-        rows = F.normalize(distributed.gather(embeddings.detach().to(self.features.dtype)), dim=1)
-        self.written += len(rows)
+        self.written += distributed.world_size() * len(embeddings)
+        self._write(self.features, F.normalize(distributed.gather(embeddings.to(self.features.dtype)), dim=1))
+        if labels is not None:
+            self._write(self.labels, distributed.gather(labels))
+
+    def _write(self, ring: Tensor, rows: Tensor) -> None:
+        """Write the newest `rows`, which `written` counts already, around the end of the ring."""
+        size = len(ring)
         rows = rows[-size:]
         start = (self.written - len(rows)) % size
         before_wrap = min(len(rows), size - start)
-        self.features[start : start + before_wrap] = rows[:before_wrap]
-        self.features[: len(rows) - before_wrap] = rows[before_wrap:]
+        ring[start : start + before_wrap] = rows[:before_wrap]
+        ring[: len(rows) - before_wrap] = rows[before_wrap:]
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor(self.written)

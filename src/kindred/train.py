@@ -69,6 +69,8 @@ def train(config: DictConfig) -> dict[str, float]:
         logger=[csv, *build(config, "logger").values()],
         plugins=[AtomicCheckpointIO()],
     )
+    datamodule.check_batch_size(trainer.world_size)
+    module.check(datamodule.batch_size, trainer.world_size)
     if trainer.is_global_zero:
         write_atomically(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None})))
         write_environment(directory)

@@ -77,13 +77,13 @@ class MultiViewDataModule(lightning.LightningDataModule):
         self._statistics: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def prepare_data(self) -> None:
-        self._check_share()
+        self.check_batch_size(self._rank()[1])
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         if self.train is not None:
             return
-        self._check_share()
+        self.check_batch_size(self._rank()[1])
         if self.trainer is None:  # a notebook: nobody else calls it
             self.source.prepare()
         train, bank = self.source.load("train"), self.source.load("bank")
@@ -203,8 +203,8 @@ class MultiViewDataModule(lightning.LightningDataModule):
         on_gpu = torch.cuda.is_available() if self.trainer is None else self.trainer.strategy.root_device.type == "cuda"
         return {"num_workers": self.num_workers, "pin_memory": on_gpu}
 
-    def _check_share(self) -> None:
-        ranks = self._rank()[1]
+    def check_batch_size(self, ranks: int) -> None:
+        """Raise a ValueError if the global batch cannot be dealt evenly to `ranks` ranks."""
         if self.batch_size < 1 or self.batch_size % ranks:
             below = self.batch_size // ranks * ranks
             sizes = " or ".join(str(size) for size in (below, below + ranks) if size > 0)

@@ -57,6 +57,9 @@ class ContrastiveModule(lightning.LightningModule):
         """
         raise NotImplementedError
 
+    def check(self, batch_size: int, ranks: int) -> None:
+        """Refuse settings that do not fit the global batch or the number of ranks, before anything is launched."""
+
     def forward(self, images: Tensor) -> Tensor:
         """Images [B, C, H, W] -> the representation that is judged and exported [B, F]."""
         return self.encoder(images)

@@ -1,0 +1,115 @@
+"""MoCo v2: two views of one image are kin, keys of past batches in a queue are the negatives.
+
+He, Fan, Wu, Xie, Girshick: Momentum Contrast for Unsupervised Visual Representation Learning, CVPR 2020 (v1).
+Chen, Fan, Girshick, He: Improved Baselines with Momentum Contrastive Learning, 2020 (v2).
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+from lightly.models.modules.heads import MoCoProjectionHead
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.utils.scheduler import cosine_schedule
+from torch import Tensor, nn, no_grad
+from torch.optim import Optimizer
+
+from kindred.losses import info_nce
+from kindred.memory import FeatureQueue
+from kindred.models.contrastive import ContrastiveModule
+from kindred.models.key_splits import encode_in_splits, make_local
+
+
+class MoCoV2(ContrastiveModule):
+    """InfoNCE of queries against keys of a slowly moving copy of the encoder (v1, algorithm 1).
+
+    Args:
+        encoder, optimizer, temperature, warmup_epochs: see ContrastiveModule. tau is 0.07 in v1 and 0.2 in v2.
+        hidden_dim, projection_dim: the projector's widths; linear, ReLU, linear, no batch norm. 0 hidden: v1's linear head.
+        queue_size: keys of past batches.
+        momentum: m of the key encoder's moving average; the paper's 0.999 suits long epochs, 0.99 CIFAR's.
+        momentum_end: where a cosine takes m by the end of the run; None keeps it.
+        symmetric: each view is a query once and a key once, instead of view 1 against view 2 only.
+        key_batch_splits: groups in which keys are batch-normalised, permuted over the global batch; 1: all together. The
+            paper's shuffling BN on as many GPUs, whatever the number there is (v1, section 3.3).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        temperature: float = 0.2,
+        warmup_epochs: float = 0,
+        hidden_dim: int = 2048,
+        projection_dim: int = 128,
+        queue_size: int = 65_536,
+        momentum: float = 0.999,
+        momentum_end: float | None = None,
+        symmetric: bool = False,
+        key_batch_splits: int = 1,
+    ) -> None:
+        super().__init__(encoder, optimizer, temperature, warmup_epochs)
+        for key, value in (("momentum", momentum), ("momentum_end", momentum_end)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"model.{key} must be from 0 to 1, got {value}")
+        if key_batch_splits < 1:
+            raise ValueError(f"model.key_batch_splits must be 1 or more, got {key_batch_splits}")
+        features = encoder.num_features
+        self.projector = (
+            MoCoProjectionHead(features, hidden_dim, projection_dim)
+            if hidden_dim
+            else nn.Linear(features, projection_dim)
+        )
+        self.key_encoder = deepcopy(nn.Sequential(encoder, self.projector))
+        deactivate_requires_grad(self.key_encoder)
+        self.queue = FeatureQueue(queue_size, projection_dim)
+        # The same on every rank without being sent.
+        self._ddp_params_and_buffers_to_ignore = ["queue.features", "queue.labels"]
+        self.momentum = momentum
+        self.momentum_end = momentum_end
+        self.symmetric = symmetric
+        self.key_batch_splits = key_batch_splits
+
+    def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        asked = views[:2] if self.symmetric else views[:1]
+        answering = (views[1], views[0]) if self.symmetric else views[1:2]
+        queries = self.embed(self.projector, self.encode(asked))  # q [1 or 2, B, D]
+        keys = [self.encode_keys(view) for view in answering]  # k, no gradient
+        negatives = self.queue.rows()
+        losses = [info_nce(q, k, negatives, self.temperature) for q, k in zip(queries, keys, strict=True)]
+        self.entering = keys
+        return sum(losses) / len(losses), {"queue_fill": len(self.queue) / len(self.queue.features)}
+
+    @no_grad()
+    def encode_keys(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> keys [B, D], normalised in as many groups as was asked for."""
+        if self.key_batch_splits == 1:
+            return self.key_encoder(images)
+        return encode_in_splits(self.key_encoder, images, self.key_batch_splits, self.queue.written)
+
+    def on_after_backward(self) -> None:
+        # Only now: in the symmetric form a key enqueued before the loss would be its own image's negative.
+        for keys in self.entering:
+            self.queue.enqueue(keys)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            end = self.momentum if self.momentum_end is None else self.momentum_end
+            momentum = cosine_schedule(self.global_step, self.planned_steps, self.momentum, end)
+            update_momentum(nn.Sequential(self.encoder, self.projector), self.key_encoder, momentum)
+
+    def on_fit_start(self) -> None:
+        if self.key_batch_splits > 1:
+            make_local(self.key_encoder)
+
+    def check(self, batch_size: int, ranks: int) -> None:
+        super().check(batch_size, ranks)
+        keys, size = batch_size * (2 if self.symmetric else 1), len(self.queue.features)
+        if size < keys:
+            raise ValueError(f"model.queue_size is {size}, but a step brings {keys} keys: make it that or more")
+        splits = self.key_batch_splits
+        if splits > 1 and (batch_size % splits or splits % ranks):
+            raise ValueError(
+                f"model.key_batch_splits is {splits}: it must divide data.batch_size={batch_size} and be a multiple of the "
+                f"{ranks} device(s), which each normalise whole groups"
+            )

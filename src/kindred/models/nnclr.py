@@ -1,0 +1,75 @@
+"""NNCLR: an image and the nearest neighbour of its other view, found in a support set, are kin.
+
+Dwibedi, Aytar, Tompson, Sermanet, Zisserman: With a Little Help from My Friends, ICCV 2021.
+"""
+
+from collections.abc import Callable
+
+import torch
+from lightly.models.modules.heads import NNCLRPredictionHead, NNCLRProjectionHead
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.optim import Optimizer
+
+from kindred.losses import image_contrast
+from kindred.memory import FeatureQueue
+from kindred.models.contrastive import ContrastiveModule
+
+
+class NNCLR(ContrastiveModule):
+    """The neighbours of each view's embeddings against the predictions of the other view (eq. 3 and 4, made symmetric).
+
+    Args:
+        encoder, optimizer, temperature, warmup_epochs: see ContrastiveModule. The paper's tau is 0.1 (section 4.1).
+        hidden_dim, projection_dim: the projector's widths; three linear layers with BN (section 3.2).
+        predictor_dim: the hidden width of the predictor.
+        support_size: embeddings of past first views among which neighbours are sought.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        temperature: float = 0.1,
+        warmup_epochs: float = 10,
+        hidden_dim: int = 2048,
+        projection_dim: int = 256,
+        predictor_dim: int = 4096,
+        support_size: int = 98_304,
+    ) -> None:
+        super().__init__(encoder, optimizer, temperature, warmup_epochs)
+        self.projector = NNCLRProjectionHead(encoder.num_features, hidden_dim, projection_dim)
+        self.predictor = NNCLRPredictionHead(projection_dim, predictor_dim, projection_dim)
+        self.support = FeatureQueue(support_size, projection_dim)
+        # The same on every rank without being sent.
+        self._ddp_params_and_buffers_to_ignore = ["support.features", "support.labels"]
+
+    def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        first, second = self.embed(self.projector, self.encode(views[:2]))  # z1, z2 [B, D]
+        predicted_first, predicted_second = self.predictor(torch.cat([first, second])).chunk(2)  # p1, p2
+        neighbours_first, match = self.neighbours(first, labels)
+        neighbours_second, _ = self.neighbours(second, labels)
+        loss = (
+            image_contrast(neighbours_first, predicted_second, self.temperature)
+            + image_contrast(neighbours_second, predicted_first, self.temperature)
+        ) / 2
+        self.entering = (first.detach(), labels)
+        return loss, {"nn_match": match, "support_fill": len(self.support) / len(self.support.features)}
+
+    @torch.no_grad()
+    def neighbours(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The support vectors [B, D] nearest to embeddings [B, D], and the share of them that have the anchor's label.
+
+        Before the support set has rows an anchor is its own neighbour. Unlabelled anchors count for nothing.
+        """
+        if len(self.support) == 0:
+            return embeddings.detach(), torch.full((), torch.nan, device=embeddings.device)
+        rows = self.support.rows()
+        nearest = (normalize(embeddings.detach().to(rows.dtype), dim=1) @ rows.T).argmax(dim=1)
+        labelled = labels >= 0
+        match = (labelled & (self.support.labels[nearest] == labels)).sum() / labelled.sum()
+        return rows[nearest], match
+
+    def on_after_backward(self) -> None:
+        # Only now: an image enqueued before the loss would be its own nearest neighbour.
+        self.support.enqueue(*self.entering)

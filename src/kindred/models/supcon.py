@@ -1,0 +1,47 @@
+"""SupCon: all views of all images of one class are kin.
+
+Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan: Supervised Contrastive Learning, NeurIPS 2020.
+"""
+
+from collections.abc import Callable
+
+from lightly.models.modules.heads import MoCoProjectionHead
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from kindred.losses import sup_con
+from kindred.models.contrastive import ContrastiveModule
+
+
+class SupCon(ContrastiveModule):
+    """L_out (eq. 2) between projections of V >= 2 views; needs labels.
+
+    Args:
+        encoder, optimizer, temperature, warmup_epochs: see ContrastiveModule. The paper's tau is 0.1 (section 4.4).
+        hidden_dim, projection_dim: the projector's widths; linear, ReLU, linear (section 3.1).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        temperature: float = 0.1,
+        warmup_epochs: float = 10,
+        hidden_dim: int = 2048,
+        projection_dim: int = 128,
+    ) -> None:
+        super().__init__(encoder, optimizer, temperature, warmup_epochs)
+        self.projector = MoCoProjectionHead(encoder.num_features, hidden_dim, projection_dim)
+
+    def setup(self, stage: str) -> None:
+        datamodule = self.trainer.datamodule
+        if not datamodule.train_is_labelled:
+            raise ValueError(
+                f"model=supcon contrasts classes, but the train images of {datamodule.source.name} have no labels: "
+                "choose another model (simclr, mocov2, nnclr) or labelled data"
+            )
+
+    def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        features = self.encode(views)  # r = Enc(x) [V, B, F]
+        embeddings = self.embed(self.projector, features)  # z = Proj(r) [V, B, D]
+        return sup_con(embeddings, labels, self.temperature), {}
