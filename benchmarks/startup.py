@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from lightning import Callback
+from report import save
 
 
 class Clock(Callback):
@@ -50,11 +52,19 @@ def kindred_seconds(logs: str) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, help="folder for startup.json and startup.md")
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as logs:
         kindred_seconds(logs)  # decodes the photographs, and warms the disk's cache
-        pairs = [(peer_seconds(), kindred_seconds(logs)) for _ in range(repeats)]
-    for peer, kindred in pairs:
-        print(f"imports {peer:5.2f} s   first step {kindred:5.2f} s   ratio {kindred / peer:.2f}")
-    print(f"median ratio {statistics.median(kindred / peer for peer, kindred in pairs):.2f}")
+        pairs = [(peer_seconds(), kindred_seconds(logs)) for _ in range(arguments.repeats)]
+    rows = [f"| {peer:.2f} | {kindred:.2f} | {kindred / peer:.2f} |" for peer, kindred in pairs]
+    ratio = statistics.median(kindred / peer for peer, kindred in pairs)
+    markdown = "\n".join(["| the imports alone, s | to the first step, s | ratio |", "|---:|---:|---:|", *rows])
+    save(
+        arguments.output,
+        "startup",
+        f"{markdown}\n\nMedian ratio {ratio:.2f}.",
+        {"seconds": pairs, "median_ratio": ratio},
+        ("torch", "torchvision", "lightning"),
+    )

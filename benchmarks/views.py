@@ -17,16 +17,13 @@ Measured on one of two cores of an Intel Xeon (model 167) while other programs k
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from report import save
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
@@ -131,13 +128,6 @@ def table(title: str, rates: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder for views.json and views.md")
@@ -157,15 +147,8 @@ def main() -> None:
     }
     results = {title: measure(turns, repeats) for title, turns in recipes.items()}
 
-    versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    about = f"One thread of {processor()}; {versions}; {repeats} turns; {datetime.now(UTC):%Y-%m-%d}."
-    markdown = "\n\n".join([*(table(title, rates) for title, rates in results.items()), about])
-    print(markdown)
-    if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "views.md").write_text(markdown + "\n")
-        record = {"processor": processor(), "versions": {p: version(p) for p in PACKAGES}, "views_per_second": results}
-        (arguments.output / "views.json").write_text(json.dumps(record, indent=2) + "\n")
+    markdown = "\n\n".join(table(title, rates) for title, rates in results.items())
+    save(arguments.output, "views", markdown, results, PACKAGES, f"one thread, views per second, {repeats} turns")
 
 
 if __name__ == "__main__":
