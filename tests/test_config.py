@@ -120,3 +120,12 @@ def test_every_shipped_choice_can_be_loaded_back():
         for part in ("model", "encoder", "data", "views"):
             for path, node in nodes(config._get_node(part), part):
                 assert node._target_ in TRUSTED, path
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_fits_the_signatures_and_says_its_command_time_and_accuracy(name):
+    check(compose([f"experiment={name}"]))
+    command, time, accuracy = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()[1:4]
+    assert command.startswith("# make train") and f"experiment={name}" in command
+    assert time.startswith("# time: ")
+    assert accuracy.startswith("# expected: ")

@@ -51,7 +51,7 @@ def test_summary_is_the_last_epoch_with_base_lines_and_best_values(run):
 def test_metrics_have_the_documented_names(run):
     metrics = kindred.load_run(run).metrics
     assert set(metrics) == {
-        *("step", "epoch", "train/loss", "train/lr", "train/images_per_second"),
+        *("step", "epoch", "train/loss", "train/lr", "train/temperature", "train/images_per_second"),
         *("train/positive_similarity", "train/negative_similarity"),
         *("val/knn_top1", "val/knn_top5", "val/linear_top1", "val/linear_top5", "pixels/knn_top1", "pixels/knn_top5"),
     }

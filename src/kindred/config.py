@@ -60,7 +60,10 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return f"{name[1]}={name[2]}: there is no configs/{name[1]}/{name[2]}.yaml{_among(name[2], valid, 'Choices')}"
     if override := re.search(r"Could not override '([^']+)'", message):
         key = override[1]
-        config = compose([text for text in overrides if not text.lstrip("+~").startswith(f"{key}=")])
+        others = [text for text in overrides if not text.lstrip("+~").startswith(f"{key}=")]
+        if len(others) == len(overrides):
+            return message  # a file of configs/ says it, not the command line
+        config = compose(others)
         parent, _, name = key.rpartition(".")
         while parent and OmegaConf.select(config, parent) is None:
             parent, _, name = parent.rpartition(".")

@@ -29,6 +29,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError, build, compose, nodes
+from kindred.launch import rank
 from kindred.metrics import read_metrics, write_atomically
 
 if TYPE_CHECKING:
@@ -65,11 +66,11 @@ TRUSTED = frozenset(
 PACKAGES = ("kindred", "torch", "torchvision", "lightning", "torchmetrics", "lightly", "hydra-core", "numpy")
 
 
-def new_run_directory(root: Path, data: str, model: str) -> Path:
-    """Create `root/<data>/<model>/<timestamp>-<4 letters>` and point `root/latest` to it."""
+def new_run_directory(root: Path, data: str, model: str, name: str | None = None) -> Path:
+    """Create `root/<data>/<model>/<name>` and point `root/latest` to it; the name is a job's, or <timestamp>-<4 letters>."""
     letters = "".join(random.SystemRandom().choices(string.ascii_lowercase, k=4))
-    path = root / data / model / f"{time.strftime('%Y%m%d-%H%M%S')}-{letters}"
-    path.mkdir(parents=True)
+    path = root / data / model / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{letters}")
+    path.mkdir(parents=True, exist_ok=name is not None)
     link = root / f".latest-{letters}"
     link.symlink_to(path.relative_to(root), target_is_directory=True)
     os.replace(link, root / "latest")
@@ -160,7 +161,7 @@ def resumed_config(directory: Path, overrides: Sequence[str]) -> DictConfig:
         FileNotFoundError: `directory` holds no run.
     """
     config = load_run(directory).config
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not text.startswith("trainer=")):  # which says less than a key
         key, _, value = override.partition("=")
         if key == "trainer":
             fresh = compose([override]).trainer
@@ -172,7 +173,8 @@ def resumed_config(directory: Path, overrides: Sequence[str]) -> DictConfig:
             if key == "trainer.max_epochs" and config.trainer.max_epochs != before:
                 if config.trainer.max_epochs < before:
                     raise ConfigError(f"{override}: the run was to have {before} epochs; a resume may only raise that")
-                print(f"trainer.max_epochs {before} -> {value}: from here on the schedules are those of the longer run")
+                if rank() == 0:
+                    print(f"trainer.max_epochs {before} -> {value}: from here on the schedules are those of the longer run")
         else:
             raise ConfigError(
                 f"{override}: a run goes on as it began; only trainer=... and the keys of trainer may change on resume "

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from kindred import launch
 from kindred.config import ConfigError, build, check, compose
 from kindred.metrics import write_atomically
 from kindred.runs import (
@@ -42,24 +43,27 @@ def train(config: DictConfig) -> dict[str, float]:
         NonFiniteLossError: the loss became NaN or infinite; the checkpoints are from before that.
     """
     import lightning
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     from kindred.callbacks.checkpoints import AtomicCheckpointIO
     from kindred.loggers import MetricsCSV
     from kindred.report import print_summary
 
     quieten()
+    launch.watch_launcher()
     config = deepcopy(config)
     check(config)
+    ranks = launch.check_devices(config)
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = build_datamodule(config)
     module = build_module(config)
     if config.init_from is not None:
         load_encoder_weights(module.encoder, Path(config.init_from))
+    datamodule.check_batch_size(ranks)
+    module.check(datamodule.batch_size, ranks)
 
     directory = run_directory(config)
     last = directory / "checkpoints" / "last.ckpt"
-    resuming = config.resume is not None and last.exists()
+    resuming = last.exists()  # the first one is written long after the last rank has come by here
     csv = MetricsCSV(directory, resume_step=read_checkpoint(last)["global_step"] if resuming else -1)
     trainer = build(
         config,
@@ -69,16 +73,12 @@ def train(config: DictConfig) -> dict[str, float]:
         logger=[csv, *build(config, "logger").values()],
         plugins=[AtomicCheckpointIO()],
     )
-    datamodule.check_batch_size(trainer.world_size)
-    module.check(datamodule.batch_size, trainer.world_size)
     if trainer.is_global_zero:
-        write_atomically(directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None})))
+        write_atomically(directory / "config.yaml", saved_form(config))
         write_environment(directory)
 
     if not resuming:
         trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
-        if trainer.received_sigterm:
-            raise SIGTERMException
     trainer.fit(module, datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
 
     summary = write_summary(directory, trainer)
@@ -95,25 +95,43 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what callbacks record is the same on every rank
 
 
+def saved_form(config: DictConfig) -> str:
+    """config.yaml: the same whether a run starts or goes on."""
+    return OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None}))
+
+
 def run_directory(config: DictConfig) -> Path:
-    """The directory to write to: of the run that goes on, the one that was asked for, or a new one.
+    """The directory to write to, the same on every rank: of the run that goes on, the one that was asked for, or a new one.
 
-    Rank 0 names a new one; the ranks that it launches find the name in their environment.
+    In a job of torchrun or Slurm its name comes from the job's id and the settings, so that ranks and nodes agree on it;
+    if it is there already, with the same settings, the job was requeued, and the run goes on where it stopped.
     """
-    from lightning.pytorch.utilities import rank_zero_only
+    import torch.distributed as dist
 
-    if config.resume is not None:
-        return Path(config.resume)
-    if rank_zero_only.rank != 0 and "KINDRED_RUN_DIR" in os.environ:
-        return Path(os.environ["KINDRED_RUN_DIR"])
-    if config.run_dir is not None:
-        directory = Path(config.run_dir)
-        if (directory / "config.yaml").exists():
-            raise ConfigError(f"run_dir: {directory} already holds a run; to go on with it: resume={directory}")
+    if (handed_down := launch.handed_down()) and not dist.is_initialized():
+        return handed_down
+    directory = Path(config.resume) if config.resume is not None else named_directory(config)
+    if dist.is_initialized():  # train() for the second time in this process: rank 0 tells
+        box = [directory]
+        dist.broadcast_object_list(box)
+        directory = box[0]
+    if launch.rank() == 0:
         directory.mkdir(parents=True, exist_ok=True)
-    else:
-        directory = new_run_directory(Path(config.log_dir), config.choices.data, config.choices.model)
-    os.environ["KINDRED_RUN_DIR"] = str(directory)
+        launch.hand_down(directory)
+    return directory
+
+
+def named_directory(config: DictConfig) -> Path:
+    """The directory of a run that does not say `resume`; in a job it may be there already."""
+    job, first = launch.job(), launch.rank() == 0
+    if config.run_dir is None:
+        place = (Path(config.log_dir), config.choices.data, config.choices.model)
+        name = launch.job_run_name(job, saved_form(config)) if job else None
+        return new_run_directory(*place, name) if first else Path(*place, name or "")
+    directory, saved = Path(config.run_dir), Path(config.run_dir) / "config.yaml"
+    requeued = job is not None and saved.exists() and saved.read_text() == saved_form(config)
+    if first and saved.exists() and not requeued:
+        raise ConfigError(f"run_dir: {directory} already holds a run; to go on with it: resume={directory}")
     return directory
 
 
@@ -124,6 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     library's, and shows where it comes from.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if run := launch.handed_down():  # logs/latest may be another run by now
+        arguments = [f"resume={run}" if a.startswith("resume=") else a for a in arguments]
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
@@ -138,14 +158,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not raised_in.is_relative_to(Path(__file__).parent):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        if launch.rank() == 0:  # the settings are the same on every rank, and so is what is wrong with them
+            print(f"error: {error}", file=sys.stderr)
         return 1
     except SystemExit as stop:
         if type(stop).__name__ != "SIGTERMException":  # Lightning's; not imported here for the sake of a quick start
             raise
-        directory = os.environ.get("KINDRED_RUN_DIR", "<run directory>")
-        print(f"stopped by SIGTERM; to go on: make train RESUME={directory}", file=sys.stderr)
-        return 143
+        if launch.rank() == 0:
+            directory = os.environ.get("KINDRED_RUN_DIR", "<run directory>")
+            print(f"stopped by a signal; to go on: make train RESUME={directory}", file=sys.stderr)
+        # Lightning's launcher kills rank 0, which may still be closing its loggers, when a rank fails: this is no failure.
+        return 0 if launch.handed_down() else 143
 
 
 def configure(arguments: Sequence[str]) -> DictConfig:

@@ -8,8 +8,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from kindred.callbacks.stop_signals import StopSignals
 from kindred.data.datamodule import ViewBatch
 
 
@@ -30,7 +30,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """`last.ckpt` every n steps, at the end of each epoch and on SIGTERM; `best.ckpt` at the best evaluation so far.
 
-    The last batch of an epoch is no moment to save: its evaluation is still to come, and a resume would skip it.
+    The last batch of an epoch is no moment to save: its evaluation is still to come, and a resume would skip it. A
+    signal stops the run after the next step that can be saved, or within an evaluation, to which there is nothing to add.
 
     Args:
         every_n_steps: optimiser steps between two saves within an epoch.
@@ -44,6 +45,7 @@ class Checkpoints(Checkpoint):
         self.monitor = monitor
         self.best = float("-inf")
         self.saved_step = 0
+        self.signals = StopSignals()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "saved_step": self.saved_step}
@@ -51,12 +53,35 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.saved_step = state["best"], state["saved_step"]
 
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.signals.install(trainer)
+
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
     ) -> None:
-        due = trainer.global_step % self.every_n_steps == 0 or trainer.received_sigterm
-        if due and self._resumable(trainer, batch_idx) and not trainer.is_last_batch:
+        # Half accumulated gradients are not in a checkpoint.
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        stopped = self.signals.agreed()
+        if (stopped or trainer.global_step % self.every_n_steps == 0) and trainer.global_step != self.saved_step:
             self._save(trainer, "last")
+        if stopped:
+            self.signals.stop(trainer)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.shared_batches = self.signals.shared([int(count) for count in trainer.num_val_batches])
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: ViewBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx < self.shared_batches[dataloader_idx] and self.signals.agreed():
+            self.signals.stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         value = trainer.callback_metrics.get(f"{trainer.datamodule.monitor}/{self.monitor}")
@@ -64,16 +89,8 @@ class Checkpoints(Checkpoint):
             self.best = float(value)
             self._save(trainer, "best")
         self._save(trainer, "last")
-
-    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        # Lightning stops after the step during which the signal came; within an evaluation there is nothing to add.
-        stopped = isinstance(exception, SIGTERMException) and trainer.training
-        if stopped and self._resumable(trainer, trainer.fit_loop.batch_idx):
-            self._save(trainer, "last")
-
-    def _resumable(self, trainer: Trainer, batch_idx: int) -> bool:
-        """A step that is not saved yet, and no gradient half accumulated: that is not in a checkpoint."""
-        return trainer.global_step != self.saved_step and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if trainer.current_epoch + 1 < trainer.max_epochs and self.signals.agreed():
+            self.signals.stop(trainer)
 
     def _save(self, trainer: Trainer, name: str) -> None:
         for logger in trainer.loggers:

@@ -65,7 +65,8 @@ class NNCLR(ContrastiveModule):
         if len(self.support) == 0:
             return embeddings.detach(), torch.full((), torch.nan, device=embeddings.device)
         rows = self.support.rows()
-        nearest = (normalize(embeddings.detach().to(rows.dtype), dim=1) @ rows.T).argmax(dim=1)
+        with torch.autocast(rows.device.type, enabled=False):  # in bfloat16 many rows tie, and the first would win
+            nearest = (normalize(embeddings.detach().to(rows.dtype), dim=1) @ rows.T).argmax(dim=1)
         labelled = labels >= 0
         match = (labelled & (self.support.labels[nearest] == labels)).sum() / labelled.sum()
         return rows[nearest], match

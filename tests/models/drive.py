@@ -1,0 +1,94 @@
+"""Methods trained without a Trainer: small, in float64, without batch norm, each rank on its share of a global batch."""
+
+from contextlib import nullcontext
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from kindred.distributed import rank, sum_over_ranks, world_size
+from kindred.models.nnclr import NNCLR
+from kindred.models.simclr import SimCLR
+from kindred.optim import parameter_groups
+
+
+class Encoder(nn.Sequential):
+    """Images [B, 1, 3, 3] -> features [B, 6]."""
+
+    num_features = 6
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 6))
+
+
+def mlp(inputs, outputs):
+    return nn.Sequential(nn.Linear(inputs, 7), nn.Tanh(), nn.Linear(7, outputs))
+
+
+def small(method, encoder=Encoder, **settings):
+    """A method with embeddings of length 5, from the same weights each time; heads that had batch norm have none."""
+    torch.manual_seed(0)
+    if method is NNCLR:
+        settings["predictor_dim"] = 7
+    module = method(encoder(), partial(torch.optim.SGD, lr=0.1), hidden_dim=7, projection_dim=5, **settings)
+    if method in (SimCLR, NNCLR):
+        module.projector = mlp(6, 5)
+    if method is NNCLR:
+        module.predictor = mlp(5, 5)
+    return module.double().train()
+
+
+def random_batches(count, views=2, images=6):
+    """`count` global batches: views [V, B, 1, 3, 3] and labels [B], of which some are -1."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(views, images, 1, 3, 3, generator=generator, dtype=torch.float64),
+            torch.randint(-1, 3, (images,), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+def attach_trainer(module, batches, accumulate=1, global_step=0):
+    """What a method may know of a Trainer, for a run of one epoch of so many batches."""
+    module.trainer = SimpleNamespace(
+        global_step=global_step,
+        accumulate_grad_batches=accumulate,
+        max_epochs=1,
+        limit_train_batches=1.0,
+        datamodule=SimpleNamespace(train_dataloader=lambda: range(batches)),
+    )
+    return module.trainer
+
+
+def train(module, batches, accumulate=1, first=0, last=None):
+    """Train on batches[first:last], with the hooks in Lightning's order and its DistributedDataParallel on several ranks.
+
+    Returns, for each batch, the loss (mean over the ranks) and the logs; for each optimiser step the gradient, all
+    parameters' in one vector; and the state afterwards.
+    """
+    trainer = attach_trainer(module, len(batches), accumulate, first // accumulate)
+    optimizer = torch.optim.SGD(parameter_groups(module, 1e-3), lr=0.1)
+    module.forward = module.contrast  # as Lightning redirects it, so that DDP sees a training step
+    wrapped = DistributedDataParallel(module) if world_size() > 1 else module
+    losses, logs, gradients = [], [], []
+    for index, (views, labels) in list(enumerate(batches))[first:last]:
+        share = slice(rank() * len(labels) // world_size(), (rank() + 1) * len(labels) // world_size())
+        stepping = (index + 1) % accumulate == 0
+        module.on_train_batch_start(None, index)
+        with nullcontext() if stepping or world_size() == 1 else wrapped.no_sync():
+            loss, log = wrapped(tuple(views[:, share]), labels[share])
+            (loss / accumulate).backward()
+        module.on_after_backward()
+        losses.append(sum_over_ranks(loss.detach()) / world_size())
+        logs.append(log)
+        if stepping:
+            trained = [p for p in module.parameters() if p.requires_grad]
+            gradients.append(torch.cat([p.grad.flatten() for p in trained]))
+            optimizer.step()
+            optimizer.zero_grad()
+            trainer.global_step += 1
+    return {"losses": losses, "logs": logs, "gradients": gradients, "state": dict(module.state_dict())}

@@ -1,0 +1,95 @@
+"""kNN and linear probe of given weights, through a real Trainer: on W ranks they are those of one process, to the image."""
+
+import os
+
+import lightning
+import pytest
+import torch
+from drive import small
+from lightning.pytorch.loggers import Logger
+from ranks import run_ranks
+from torch import nn
+
+from kindred.callbacks.feature_store import FeatureStore
+from kindred.callbacks.knn import KNNCallback
+from kindred.callbacks.linear_probe import LinearProbeCallback
+from kindred.config import compose
+from kindred.distributed import rank, world_size
+from kindred.models.simclr import SimCLR
+from kindred.runs import build_datamodule
+
+
+class Projection(nn.Sequential):
+    """Digits -> 6 features, at random. In float64, so that float32 features do not depend on the size of a batch."""
+
+    num_features = 6
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 6), nn.Tanh())
+
+    def forward(self, images):
+        return super().forward(images.double())
+
+
+class Kept(Logger):
+    """Everything that was logged, on every rank."""
+
+    name = version = "kept"
+
+    def __init__(self):
+        super().__init__()
+        self.metrics = {}
+
+    def log_metrics(self, metrics, step=None):
+        self.metrics.update({f"{name}@{step}": value for name, value in metrics.items()})
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+def evaluate(labelled):
+    """Untrained evaluation, then two epochs at a learning rate of 0, in which only the probe learns."""
+    os.environ["LOCAL_RANK"] = str(rank())  # tells Lightning that the ranks have been started
+    datamodule = build_datamodule(compose(["data=digits", "data.train_size=1003", "data.batch_size=258"]))
+    datamodule.setup()
+    datamodule.train_is_labelled = labelled
+    module = small(SimCLR, encoder=Projection)
+    module.optimizer.keywords["lr"] = 0.0
+    logger, store = Kept(), FeatureStore()
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        strategy="ddp" if world_size() > 1 else "auto",
+        devices=world_size(),
+        max_epochs=2,
+        limit_train_batches=3,
+        log_every_n_steps=1,
+        callbacks=[store, KNNCallback(k=20), LinearProbeCallback(lr=0.1)],
+        logger=logger,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(module, datamodule, verbose=False)
+    trainer.fit(module, datamodule)
+    metrics = {name: value for name, value in logger.metrics.items() if "knn" in name or "linear" in name}
+    return metrics, len(store.bank.labels), store.query.gathered()._asdict()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_knn_and_probe_on_several_ranks_equal_those_on_one_to_the_image(labelled, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(lightning.pytorch.utilities.rank_zero_only, "rank", 0)
+    metrics, bank, query = evaluate(labelled)
+    assert (bank, len(query["labels"])) == (1003, 359)  # neither 2 nor 3 divides them
+    tops = [f"val/knn_top{k}@{step}" for k in (1, 5) for step in (0, 3, 6)]
+    tops += [f"pixels/knn_top{k}@0" for k in (1, 5)] + [f"val/linear_top{k}@{step}" for k in (1, 5) for step in (3, 6)]
+    assert metrics.keys() == set(tops)
+    assert all(0.2 < value < 1 and round(value * 359, 3) % 1 == 0 for value in metrics.values())
+    for ranks in (2, 3):
+        results = run_ranks(evaluate, ranks, labelled)
+        assert sorted(shard for _, shard, _ in results) == {2: [501, 502], 3: [334, 334, 335]}[ranks]
+        for found, _, gathered in results:
+            assert found == metrics
+            assert all(torch.equal(gathered[key], query[key]) for key in query)

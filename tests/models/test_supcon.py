@@ -1,0 +1,51 @@
+"""SupCon against pytorch-metric-learning, and that it refuses images without labels."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from drive import random_batches, small
+from pytorch_metric_learning.losses import SupConLoss
+
+from kindred.models.simclr import SimCLR
+from kindred.models.supcon import SupCon
+
+LABELS = torch.tensor([4, 0, 4, 1, 0, 4])
+
+
+def parameters(module):
+    return [*module.encoder.parameters(), *module.projector.parameters()]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_loss_and_gradients_against_pytorch_metric_learning(count):
+    module = small(SupCon, temperature=0.2)
+    views, _ = random_batches(1, views=count)[0]
+    ours, _ = module.contrast(tuple(views), LABELS)
+    embeddings = module.projector(module.encoder(views.flatten(0, 1)))
+    theirs = SupConLoss(temperature=0.2)(embeddings, LABELS.repeat(count))
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
+    for a, e in zip(*(torch.autograd.grad(loss, parameters(module)) for loss in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-8, atol=1e-12)
+
+
+def test_without_labels_in_common_it_is_simclr():
+    supcon, simclr = small(SupCon, temperature=0.2), small(SimCLR, temperature=0.2)
+    simclr.projector = supcon.projector
+    views, _ = random_batches(1)[0]
+    for labels in (torch.arange(6), torch.full((6,), -1), torch.tensor([0, -1, 1, -1, 2, -1])):
+        ours, theirs = (module.contrast(tuple(views), labels)[0] for module in (supcon, simclr))
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    assert (supcon.contrast(tuple(views), LABELS)[0] - theirs).abs() > 1e-3
+
+
+def test_a_source_without_labels_is_refused_by_name():
+    module = small(SupCon)
+    source = SimpleNamespace(name="imagefolder of holidays")
+    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(train_is_labelled=False, source=source))
+    with pytest.raises(
+        ValueError, match=r"model=supcon .* imagefolder of holidays have no labels: choose another model"
+    ):
+        module.setup("fit")
+    module.trainer.datamodule.train_is_labelled = True
+    module.setup("fit")
