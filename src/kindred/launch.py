@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -36,12 +37,18 @@ def handed_down() -> Path | None:
     return None
 
 
+def met() -> bool:
+    """Whether there is a process group. Does not import torch, for which an error message would have to wait."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_initialized()
+
+
 def launched() -> tuple[int, int] | None:
     """(rank, number of ranks) as whoever started this process says; None if it is alone, or Lightning's rank 0."""
-    import torch.distributed as dist
-
     environment = os.environ
-    if dist.is_initialized():
+    if met():
+        import torch.distributed as dist
+
         return dist.get_rank(), dist.get_world_size()
     if "TORCHELASTIC_RUN_ID" in environment:
         return int(environment["RANK"]), int(environment["WORLD_SIZE"])

@@ -174,7 +174,9 @@ def resumed_config(directory: Path, overrides: Sequence[str]) -> DictConfig:
                 if config.trainer.max_epochs < before:
                     raise ConfigError(f"{override}: the run was to have {before} epochs; a resume may only raise that")
                 if rank() == 0:
-                    print(f"trainer.max_epochs {before} -> {value}: from here on the schedules are those of the longer run")
+                    print(
+                        f"trainer.max_epochs {before} -> {value}: from here on the schedules are those of the longer run"
+                    )
         else:
             raise ConfigError(
                 f"{override}: a run goes on as it began; only trainer=... and the keys of trainer may change on resume "

@@ -106,12 +106,12 @@ def run_directory(config: DictConfig) -> Path:
     In a job of torchrun or Slurm its name comes from the job's id and the settings, so that ranks and nodes agree on it;
     if it is there already, with the same settings, the job was requeued, and the run goes on where it stopped.
     """
-    import torch.distributed as dist
-
-    if (handed_down := launch.handed_down()) and not dist.is_initialized():
+    if (handed_down := launch.handed_down()) and not launch.met():
         return handed_down
     directory = Path(config.resume) if config.resume is not None else named_directory(config)
-    if dist.is_initialized():  # train() for the second time in this process: rank 0 tells
+    if launch.met():  # train() for the second time in this process: rank 0 tells
+        import torch.distributed as dist
+
         box = [directory]
         dist.broadcast_object_list(box)
         directory = box[0]
@@ -158,8 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not raised_in.is_relative_to(Path(__file__).parent):
             raise
-        if launch.rank() == 0:  # the settings are the same on every rank, and so is what is wrong with them
+        # Until the ranks have met, all see the same settings, and the same fault in them; later on, each its own.
+        if launch.rank() == 0:
             print(f"error: {error}", file=sys.stderr)
+        elif launch.met():
+            print(f"error on rank {launch.rank()}: {error}", file=sys.stderr)
         return 1
     except SystemExit as stop:
         if type(stop).__name__ != "SIGTERMException":  # Lightning's; not imported here for the sake of a quick start

@@ -25,7 +25,7 @@ class LinearProbeCallback(Callback):
     encoder's weights are the same with it and without it. On W ranks its gradient is that of the global batch.
 
     Args:
-        lr: Adam's learning rate at the start, cosine to 0 at the end of the run.
+        lr: Adam's learning rate at the start, cosine to 0 at the end of the run (or of the passes over the bank).
         bank_epochs: passes over the bank after each validation, where the train images have no labels.
         bank_batch: images of the bank in one step.
     """
@@ -66,14 +66,15 @@ class LinearProbeCallback(Callback):
     ) -> None:
         if trainer.datamodule.train_is_labelled:
             features = outputs["features"]  # [V, B, F]
-            self.step(features.flatten(0, 1), outputs["labels"].repeat(len(features)), self._decay(trainer))
+            decay = _cosine(trainer.global_step / self.planned_steps)
+            self.step(features.flatten(0, 1), outputs["labels"].repeat(len(features)), decay)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.global_step == 0:
             return  # untrained, like the probe itself
         store = feature_store(trainer)
         if not trainer.datamodule.train_is_labelled:
-            self._learn_from(store.bank.gathered(), trainer.global_step, self._decay(trainer))
+            self._learn_from(store.bank.gathered(), trainer.global_step)
         query = store.query.gathered()
         with torch.no_grad():
             scores = self.probe(query.features)
@@ -81,16 +82,12 @@ class LinearProbeCallback(Callback):
             trainer, module, top_k_accuracies(f"{trainer.datamodule.monitor}/linear", scores, query.labels), bar=True
         )
 
-    def _decay(self, trainer: Trainer) -> float:
-        """The cosine's factor, a function of the step: nothing to save and nothing to restore."""
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, trainer.global_step / self.planned_steps)))
-
-    def _learn_from(self, bank: Features, step: int, decay: float) -> None:
+    def _learn_from(self, bank: Features, step: int) -> None:
         """A few epochs over the gathered bank, the same on every rank; the order depends on step and pass alone."""
         for epoch in range(self.bank_epochs):
             order = torch.from_numpy(permutation(len(bank.labels), step, epoch)).to(bank.labels.device)
             for rows in order.split(self.bank_batch):
-                self.step(bank.features[rows], bank.labels[rows], decay)
+                self.step(bank.features[rows], bank.labels[rows], _cosine(epoch / self.bank_epochs))
 
     @torch.enable_grad()
     def step(self, features: Tensor, labels: Tensor, decay: float) -> None:
@@ -107,3 +104,8 @@ class LinearProbeCallback(Callback):
             parameter.grad = gradient / count.clamp(min=1)
         self.optimizer.param_groups[0]["lr"] = self.lr * decay
         self.optimizer.step()
+
+
+def _cosine(done: float) -> float:
+    """From 1 to 0 as `done` goes from 0 to 1: a function of the step, with nothing to save and nothing to restore."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

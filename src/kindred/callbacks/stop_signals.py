@@ -27,7 +27,7 @@ class StopSignals:
         self._group: dist.ProcessGroup | None = None
 
     def install(self, trainer: Trainer) -> None:
-        """Put the flag in the place of Lightning's handlers, which it registers when the loop starts and takes back after."""
+        """Put the flag in the place of Lightning's handlers, which it registers when a loop starts and takes back after."""
         connector = trainer._signal_connector
         connector._sigterm_notifier_fn = connector._slurm_sigusr_handler_fn = self._note
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
