@@ -2,7 +2,8 @@
 #
 #   make train MODEL=simclr DATA=cifar10 SEED=1 EPOCHS=200 ARGS="model.temperature=0.2 data.batch_size=512"
 #
-# MODEL, DATA, ENCODER, VIEWS, TRAINER, LOGGER: names of files in configs/<group>/. SEED, EPOCHS: numbers.
+# MODEL, DATA, ENCODER, VIEWS, TRAINER, LOGGER: names of files in configs/<group>/. SEED, EPOCHS, DEVICES: numbers.
+# TRAINER=auto|cpu|gpu|ddp|ddp_cpu: where it runs; ddp is all GPUs, or DEVICES of them (docs/clusters.md).
 # DEBUG=1: a few batches of everything. PROFILE=1: writes a profile. RESUME=<run directory>: goes on with that run.
 # ARGS: any Hydra overrides. TORCH=cpu|auto|cu...: another build of torch than the package index's (make setup).
 
@@ -19,7 +20,7 @@ PROFILING := 'trainer.profiler={_target_: lightning.pytorch.profilers.PyTorchPro
 group = $(if $($(1)),$(2)=$($(1)))
 OVERRIDES = $(call group,MODEL,model) $(call group,DATA,data) $(call group,ENCODER,encoder) $(call group,VIEWS,views) \
 	$(call group,TRAINER,trainer) $(call group,LOGGER,logger) $(call group,SEED,seed) \
-	$(call group,EPOCHS,trainer.max_epochs) $(call group,RESUME,resume) \
+	$(call group,EPOCHS,trainer.max_epochs) $(call group,DEVICES,trainer.devices) $(call group,RESUME,resume) \
 	$(if $(DEBUG),$(DEBUGGING)) $(if $(PROFILE),$(PROFILING))
 
 .PHONY: help setup train test test-all lint format bench lock clean

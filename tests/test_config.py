@@ -126,6 +126,19 @@ def test_every_shipped_choice_can_be_loaded_back():
 def test_every_experiment_fits_the_signatures_and_says_its_command_time_and_accuracy(name):
     check(compose([f"experiment={name}"]))
     command, time, accuracy = (CONFIGS / "experiment" / f"{name}.yaml").read_text().splitlines()[1:4]
-    assert command.startswith("# make train") and f"experiment={name}" in command
+    assert command.startswith("# make train")
+    assert f"experiment={name}" in command
     assert time.startswith("# time: ")
     assert accuracy.startswith("# expected: ")
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "recipe").glob("*/*.yaml")), ids=str)
+def test_every_recipe_is_picked_and_says_its_command_time_and_accuracy(path):
+    config = compose([f"data={path.parent.name}", f"model={path.stem}"])
+    for part, settings in OmegaConf.load(path).items():
+        for key, value in settings.items():
+            assert OmegaConf.select(config, f"{part}.{key}") == value
+    command, time, accuracy = path.read_text().splitlines()[1:4]
+    assert command.startswith(f"# make train MODEL={path.stem}")
+    assert time.startswith("# time: ")
+    assert accuracy.startswith("# accuracy: ")
