@@ -19,6 +19,7 @@ from lightning import Callback
 from torch import nn
 
 from kindred import train
+from kindred.config import compose
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -35,7 +36,7 @@ class PlainConvNet(nn.Sequential):
 
 
 class Watch(Callback):
-    """Notes a checksum of every view of every image, and sends itself a signal where SIGNAL_AT=rank:step:number says."""
+    """Notes a checksum of every view of every image; sends itself a signal, once, where SIGNAL_AT=rank:step:number says."""
 
     def __init__(self, folder: str) -> None:
         self.folder, self.seen = folder, {}
@@ -47,7 +48,8 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         rank, step, number = os.environ.get("SIGNAL_AT", "-1:-1:0").split(":")
-        if (trainer.global_rank, trainer.global_step) == (int(rank), int(step)):
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        if (trainer.global_rank, trainer.global_step) == (int(rank), int(step)) and not again:
             os.kill(os.getpid(), int(number))
 
     def on_train_end(self, trainer, module) -> None:
@@ -114,9 +116,12 @@ def start_ranks(
 ) -> list[int]:
     """Train on digits with `count` ranks; each calls `prepare(rank)` first."""
 
+    config = compose([*DIGITS, "trainer=ddp_cpu", f"trainer.devices={count}", f"run_dir={directory}", *overrides])
+
     def body(rank: int) -> int:
         prepare(rank)
-        return train.main([*DIGITS, "trainer=ddp_cpu", f"trainer.devices={count}", f"run_dir={directory}", *overrides])
+        train.configure = lambda arguments: config  # composed once, not once per rank
+        return train.main([])
 
     return as_ranks(count, body)
 

@@ -92,6 +92,10 @@ def _through_store(name: str) -> str:
 
     from torch.distributed import TCPStore
 
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise ConfigError(
+            "torchrun: the ranks have nothing to name the run directory by; give torchrun --rdzv-id=<name>"
+        )
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=5))
     return store.compare_set("kindred/job", "", name).decode()

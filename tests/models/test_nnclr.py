@@ -9,7 +9,7 @@ from ranks import run_ranks
 from torch.nn.functional import normalize
 
 from kindred.distributed import rank
-from kindred.models.nnclr import NNCLR
+from kindred.models.nnclr import NNCLR, matching_share
 
 
 def full(module, rows=20, seed=4):
@@ -58,7 +58,7 @@ def test_the_neighbours_against_lightlys_bank():
     bank = NNMemoryBankModule(size=(20, 5))
     bank.bank = module.support.features.clone()
     embeddings = 7 * random_batches(1)[0][0].flatten(1)[:, :5]
-    found, _ = module.neighbours(embeddings, torch.zeros(len(embeddings), dtype=torch.long))
+    found, _ = module.neighbours(embeddings)
     assert torch.equal(found, bank(embeddings))
 
 
@@ -70,7 +70,7 @@ def test_each_term_against_lightlys_loss_with_the_other_predictions_as_its_memor
     embeddings = [module.projector(module.encoder(view)) for view in views]
     terms = []
     for one, other in ((0, 1), (1, 0)):
-        neighbours = module.neighbours(embeddings[one], labels)[0]
+        neighbours = module.neighbours(embeddings[one])[0]
         predictions = module.predictor(embeddings[other])
         for i in range(6):
             criterion = NTXentLoss(temperature=0.2, memory_bank_size=(5, 5))
@@ -95,31 +95,30 @@ def test_the_support_set_changes_only_after_backward_and_by_the_first_view_alone
 
 def test_neighbours_carry_no_gradient():
     module = small(NNCLR, support_size=20)
-    embeddings, labels = torch.randn(6, 5, dtype=torch.float64, requires_grad=True), torch.zeros(6, dtype=torch.long)
-    own, _ = module.neighbours(embeddings, labels)
+    embeddings = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    own, _ = module.neighbours(embeddings)
     assert torch.equal(own, embeddings)
     assert not own.requires_grad
-    assert not full(module).neighbours(embeddings, labels)[0].requires_grad
+    assert not full(module).neighbours(embeddings)[0].requires_grad
 
 
 def test_nn_match_is_the_share_of_neighbours_with_the_anchors_label():
-    module = small(NNCLR, support_size=10)
-    module.support.enqueue(torch.eye(5, dtype=torch.float64)[:4], torch.tensor([0, 1, 2, -1]))
-    # Anchors near the axes 0, 0, 1, 2, 3 and 3: of the four labelled ones the first and the third have kin for neighbours.
-    anchors = (torch.eye(5, dtype=torch.float64) * 3)[[0, 0, 1, 2, 3, 3]] + 0.1
-    labels = torch.tensor([0, 2, 1, -1, 1, -1])
-    found, match = module.neighbours(anchors, labels)
-    assert torch.equal(found, torch.eye(5, dtype=torch.float64)[[0, 0, 1, 2, 3, 3]])
-    assert match == 2 / 4
-    assert module.neighbours(anchors, torch.full((6,), -1))[1].isnan()  # nobody has a label
+    module, axes = small(NNCLR, support_size=10), torch.eye(5, dtype=torch.float64)
+    module.support.enqueue(axes[:4], torch.tensor([0, 1, 2, -1]))
+    nearest = [0, 0, 1, 2, 3, 3]
+    found, classes = module.neighbours(3 * axes[nearest] + 0.1)
+    assert torch.equal(found, axes[nearest])
+    assert classes.tolist() == [0, 0, 1, 2, -1, -1]
+    # Four anchors are labelled; the first and the third find their own class.
+    assert matching_share(classes, torch.tensor([0, 2, 1, -1, 1, -1])) == 2 / 4
+    assert matching_share(classes, torch.full((6,), -1)).isnan()
 
 
 def test_logs_say_how_full_the_support_set_is_and_how_many_neighbours_match():
     module = small(NNCLR, support_size=16)
-    logs = train(module, random_batches(4))["logs"]
+    logs = train(module, [(views, torch.full_like(labels, 2)) for views, labels in random_batches(4)])["logs"]
     assert [log["support_fill"] for log in logs] == [0, 6 / 16, 12 / 16, 1]
-    assert logs[0]["nn_match"].isnan()  # no neighbours yet
-    assert all(0 <= log["nn_match"] <= 1 for log in logs[1:])
+    assert [log["nn_match"] for log in logs] == [0, 1, 1, 1]  # at first there are no neighbours
 
 
 def test_labels_observe_and_do_not_train():
@@ -134,10 +133,10 @@ def test_mixed_precision_finds_the_same_neighbours():
     module = small(NNCLR, support_size=4000).float()
     generator = torch.Generator().manual_seed(0)
     module.support.enqueue(torch.randn(4000, 5, generator=generator))
-    anchors, labels = torch.randn(50, 5, generator=generator), torch.zeros(50, dtype=torch.long)
-    expected, _ = module.neighbours(anchors, labels)
+    anchors = torch.randn(50, 5, generator=generator)
+    expected, _ = module.neighbours(anchors)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(module.neighbours(anchors, labels)[0], expected)
+        assert torch.equal(module.neighbours(anchors)[0], expected)
 
 
 def gradient_of_another_ranks_loss():

@@ -1,12 +1,15 @@
 """SupCon against pytorch-metric-learning, and that it refuses images without labels."""
 
-from types import SimpleNamespace
-
+import lightning
+import numpy as np
 import pytest
 import torch
 from drive import random_batches, small
 from pytorch_metric_learning.losses import SupConLoss
 
+from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.sources import ImageArray
+from kindred.data.views import MultiView, View
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
 
@@ -39,13 +42,26 @@ def test_without_labels_in_common_it_is_simclr():
     assert (supcon.contrast(tuple(views), LABELS)[0] - theirs).abs() > 1e-3
 
 
-def test_a_source_without_labels_is_refused_by_name():
+class Holidays:
+    """Train images nobody has labelled, next to a few labelled ones, as in STL-10."""
+
+    name, class_names, mean, std = "holidays", ["sea", "hills"], (0.5,), (0.5,)
+
+    def prepare(self):
+        pass
+
+    def load(self, split):
+        if split == "val":
+            return None
+        labels = np.full(20, -1) if split == "train" else np.arange(20) % 2
+        return ImageArray(np.zeros((20, 1, 3, 3), np.uint8), labels)
+
+
+@pytest.mark.parametrize("start", [lightning.Trainer.validate, lightning.Trainer.fit])
+def test_a_source_without_labels_is_refused_by_name_before_anything_is_encoded(start, monkeypatch):
     module = small(SupCon)
-    source = SimpleNamespace(name="imagefolder of holidays")
-    module.trainer = SimpleNamespace(datamodule=SimpleNamespace(train_is_labelled=False, source=source))
-    with pytest.raises(
-        ValueError, match=r"model=supcon .* imagefolder of holidays have no labels: choose another model"
-    ):
-        module.setup("fit")
-    module.trainer.datamodule.train_is_labelled = True
-    module.setup("fit")
+    monkeypatch.setattr(module, "forward", None)
+    data = MultiViewDataModule(Holidays(), MultiView([View(), View()], 0), batch_size=4, image_size=3, channels=1)
+    trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=r"model=supcon .* holidays have no labels: choose another model"):
+        start(trainer, module, data)

@@ -31,7 +31,7 @@ class StopSignals:
         connector = trainer._signal_connector
         connector._sigterm_notifier_fn = connector._slurm_sigusr_handler_fn = self._note
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-        if self._group is None and trainer.world_size > 1 and dist.is_initialized():
+        if self._group is None and dist.is_initialized():
             self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
     def _note(self, number: int, _: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
+from kindred.distributed import sum_over_ranks
 from kindred.losses import image_contrast
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule
@@ -47,30 +48,37 @@ class NNCLR(ContrastiveModule):
     def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         first, second = self.embed(self.projector, self.encode(views[:2]))  # z1, z2 [B, D]
         predicted_first, predicted_second = self.predictor(torch.cat([first, second])).chunk(2)  # p1, p2
-        neighbours_first, match = self.neighbours(first, labels)
-        neighbours_second, _ = self.neighbours(second, labels)
+        neighbours_first, classes = self.neighbours(first)
+        neighbours_second, _ = self.neighbours(second)
         loss = (
             image_contrast(neighbours_first, predicted_second, self.temperature)
             + image_contrast(neighbours_second, predicted_first, self.temperature)
         ) / 2
         self.entering = (first.detach(), labels)
-        return loss, {"nn_match": match, "support_fill": len(self.support) / len(self.support.features)}
+        fill = len(self.support) / len(self.support.features)
+        return loss, {"nn_match": matching_share(classes, labels), "support_fill": fill}
 
     @torch.no_grad()
-    def neighbours(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The support vectors [B, D] nearest to embeddings [B, D], and the share of them that have the anchor's label.
+    def neighbours(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
+        """The support vectors [B, D] nearest to embeddings [B, D], and their labels [B].
 
-        Before the support set has rows an anchor is its own neighbour. Unlabelled anchors count for nothing.
+        Before the support set has rows an anchor is its own neighbour, whose label is not known (-1).
         """
         if len(self.support) == 0:
-            return embeddings.detach(), torch.full((), torch.nan, device=embeddings.device)
+            return embeddings.detach(), torch.full((len(embeddings),), -1, device=embeddings.device)
         rows = self.support.rows()
         with torch.autocast(rows.device.type, enabled=False):  # in bfloat16 many rows tie, and the first would win
             nearest = (normalize(embeddings.detach().to(rows.dtype), dim=1) @ rows.T).argmax(dim=1)
-        labelled = labels >= 0
-        match = (labelled & (self.support.labels[nearest] == labels)).sum() / labelled.sum()
-        return rows[nearest], match
+        return rows[nearest], self.support.labels[nearest]
 
     def on_after_backward(self) -> None:
         # Only now: an image enqueued before the loss would be its own nearest neighbour.
         self.support.enqueue(*self.entering)
+
+
+def matching_share(found: Tensor, labels: Tensor) -> Tensor:
+    """The share of the labelled anchors, on all ranks, whose neighbour has their label; NaN where none is labelled."""
+    labelled = labels >= 0
+    hits = labelled & (found == labels)
+    matching, anchors = sum_over_ranks(torch.stack([hits.sum(), labelled.sum()]))
+    return matching / anchors
