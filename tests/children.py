@@ -15,6 +15,7 @@ from kindred import config, train
 
 DIGITS = [
     "data=digits",
+    "data.batch_size=256",
     "encoder.widths=[8,16]",
     "model.hidden_dim=32",
     "trainer.max_epochs=3",

@@ -20,8 +20,15 @@ COMMANDS = [
     if line and not line.startswith("#")
 ]
 VARIABLES = {
-    "MODEL": "model", "DATA": "data", "ENCODER": "encoder", "VIEWS": "views", "TRAINER": "trainer",
-    "LOGGER": "logger", "SEED": "seed", "EPOCHS": "trainer.max_epochs", "DEVICES": "trainer.devices",
+    "MODEL": "model",
+    "DATA": "data",
+    "ENCODER": "encoder",
+    "VIEWS": "views",
+    "TRAINER": "trainer",
+    "LOGGER": "logger",
+    "SEED": "seed",
+    "EPOCHS": "trainer.max_epochs",
+    "DEVICES": "trainer.devices",
 }
 TRAININGS = [command for command in COMMANDS if command[:2] == ["make", "train"]]
 

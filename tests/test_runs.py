@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 
 import kindred
 from kindred.config import ConfigError
-from kindred.runs import load_encoder_weights, new_run_directory, read_checkpoint, summarise
+from kindred.metrics import summarise
+from kindred.run_directory import new_run_directory
+from kindred.runs import load_encoder_weights, read_checkpoint
 
 
 def test_everything_is_there(run):
@@ -91,7 +93,10 @@ def encode(encoder, datamodule, loader):
 
 def test_listing_runs_imports_no_torch(run):
     code = f"import kindred, sys; print(kindred.load_run({str(run)!r}).metrics['step'][-1], 'torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "12.0 False\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "12.0 False\n"
+    )
 
 
 @pytest.mark.parametrize("place", ["encoder", "model.optimizer", "data.source", "views.views.0"])

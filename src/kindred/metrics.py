@@ -6,7 +6,9 @@ and on resume drops the rows beyond the checkpoint. Imports neither torch nor Li
 
 import csv
 import io
+import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -27,6 +29,26 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     text = path.read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]
     return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(complete))]
+
+
+def summarise(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The flat summary of a run's metrics: last values, base lines, and the best of the scheduled evaluations.
+
+    A metric's name holds its last value; `untrained/<name>` an accuracy before the first step; `<split>/<name>_best` an
+    accuracy's maximum over the scheduled evaluations, the untrained one left out.
+    """
+    summary: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            split, _, metric = name.partition("/")
+            accuracy = "_top" in metric and split in ("val", "test")
+            if accuracy and row["step"] == 0:
+                summary[f"untrained/{metric}"] = value
+                continue
+            summary[name] = value
+            if accuracy:
+                summary[f"{name}_best"] = max(value, summary.get(f"{name}_best", -math.inf))
+    return summary
 
 
 class MetricsFile:

@@ -23,16 +23,8 @@ from omegaconf import DictConfig, OmegaConf
 from kindred import launch
 from kindred.config import ConfigError, build, check, compose
 from kindred.metrics import write_atomically
-from kindred.runs import (
-    build_datamodule,
-    build_module,
-    load_encoder_weights,
-    new_run_directory,
-    read_checkpoint,
-    resumed_config,
-    write_environment,
-    write_summary,
-)
+from kindred.run_directory import new_run_directory, resumed_config, write_environment, write_summary
+from kindred.runs import build_datamodule, build_module, load_encoder_weights, read_checkpoint
 
 
 def train(config: DictConfig) -> dict[str, float]:
