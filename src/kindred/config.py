@@ -41,12 +41,11 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = hydra_compose("train", list(overrides), return_hydra_config=True)
-            choices = dict(composed.hydra.runtime.choices)
-            config = hydra_compose("train", list(overrides))
+            config = hydra_compose("train", list(overrides), return_hydra_config=True)
     except HydraException as error:
         raise ConfigError(_explain(error, overrides)) from error
     with open_dict(config):
+        choices = config.pop("hydra").runtime.choices
         config.choices = {group: choices[group] for group in ("model", "data", "encoder", "views", "trainer")}
         config.choices.experiment = choices.get("experiment")
     return config
