@@ -89,7 +89,7 @@ def test_the_python_example_runs(run):
 @pytest.mark.parametrize("command", TRAININGS, ids=" ".join)
 def test_every_training_on_data_at_hand_runs(command, tmp_path):
     arguments = [argument for argument in command[2:] if not argument.startswith("ARGS=")]
-    needs_more = any(a.startswith(("DATA=", "RESUME=")) or a == "TRAINER=gpu" for a in arguments)
+    needs_more = any(a.startswith(("DATA=", "RESUME=")) or a in ("TRAINER=gpu", "TRAINER=ddp") for a in arguments)
     if needs_more:
         pytest.skip("needs a download, a GPU, images of one's own, or an earlier run")
     extra = [argument.removeprefix("ARGS=") for argument in command[2:] if argument.startswith("ARGS=")]
