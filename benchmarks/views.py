@@ -9,9 +9,9 @@ and ends with float tensors in [0, 1] that are not yet normalised. Kornia crops 
 turns, so that a slow moment of the machine hits all of them; a rate is the median over the turns. Time is the process's
 processor time, which waiting for other programs does not lengthen.
 
-Measured on one of two cores of an Intel Xeon (model 167) while other programs kept both busy, torch 2.15, 9 turns:
-32x32: 13,219 views/s, 10.3 times lightly, 13.0 times torchvision, 3.5 times Kornia (20,185 views/s in a quieter minute);
-224x224 with blur: 225 views/s, 1.4 times lightly, 8.9 times torchvision, 4.4 times Kornia.
+Measured on one of two cores of an Intel Xeon, torch 2.15 (results/views.md):
+32x32: 9,688 views/s, 11.0 times lightly, 15.2 times torchvision, 2.9 times Kornia;
+224x224 with blur: 171 views/s, 1.4 times lightly, 7.7 times torchvision, 3.5 times Kornia.
 """
 
 from __future__ import annotations
