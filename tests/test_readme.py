@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [
     shlex.split(line, comments=True)
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if line and not line.startswith("#")
 ]
 VARIABLES = {
