@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader, or a kill, sees the old file or the new one and nothing between."""
@@ -29,6 +31,13 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     text = path.read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]
     return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(complete))]
+
+
+def read_columns(path: Path) -> dict[str, np.ndarray]:
+    """A metrics.csv as columns [rows] float64, NaN where a row has no value; empty if there is no row."""
+    rows = read_metrics(path)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
 
 
 def summarise(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -11,7 +11,6 @@ Importing this module imports no torch, so that listing and comparing runs is qu
 """
 
 import json
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError, build, nodes
-from kindred.metrics import read_metrics, summarise
+from kindred.metrics import read_columns, read_metrics, summarise
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,9 +104,7 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
         """metrics.csv as columns [rows] float64, NaN where a row has no value."""
-        rows = read_metrics(self.path / "metrics.csv")
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
+        return read_columns(self.path / "metrics.csv")
 
     @cached_property
     def summary(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from kindred.callbacks.feature_store import feature_store
 from kindred.data.datamodule import MultiViewDataModule
 from kindred.evaluation.knn import knn_search_sharded
-from kindred.metrics import read_metrics
+from kindred.metrics import read_columns
 
 # matplotlib takes half a second to import: not before the first training step.
 
@@ -34,13 +34,11 @@ class Figures(Callback):
             self._neighbours(folder / "neighbours.png", trainer)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        rows = read_metrics(Path(trainer.default_root_dir) / "metrics.csv")
-        if trainer.is_global_zero and rows:
+        directory = Path(trainer.default_root_dir)
+        if trainer.is_global_zero and (metrics := read_columns(directory / "metrics.csv")):
             from kindred.figures import draw_curves
 
-            names = dict.fromkeys(name for row in rows for name in row)
-            columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
-            draw_curves(Path(trainer.default_root_dir) / "figures" / "curves.png", columns)
+            draw_curves(directory / "figures" / "curves.png", metrics)
 
     def _views(self, path: Path, datamodule: MultiViewDataModule) -> None:
         from kindred.figures import draw_views
