@@ -68,7 +68,7 @@ bench: $(INSTALLED) ## measure Kindred against its peers; tables go to benchmark
 	$(BIN)/python benchmarks/startup.py --output benchmarks/results
 
 lock: pyproject.toml ## resolve requirements.lock anew
-	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate --extra dev \
+	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate --all-extras \
 		--output-file requirements.lock pyproject.toml
 
 clean: ## delete what was installed and made, but for data/ and logs/
