@@ -28,7 +28,13 @@ def assert_same_weights(one, other):
 
 def test_probes_observe(run, tmp_path):
     """Without kNN, probe and pictures the weights are the same to the bit."""
-    without = ["~callbacks.knn", "~callbacks.linear_probe", "~callbacks.figures", "~callbacks.train_metrics"]
+    without = [
+        "~callbacks.knn",
+        "~callbacks.linear_probe",
+        "~callbacks.figures",
+        "~callbacks.train_metrics",
+        "~callbacks.geometry",
+    ]
     assert start(tmp_path / "run", without) == 0
     assert_same_weights(weights(tmp_path / "run"), weights(run))
 

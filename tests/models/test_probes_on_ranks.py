@@ -11,10 +11,12 @@ from ranks import run_ranks
 from torch import nn
 
 from kindred.callbacks.feature_store import FeatureStore
+from kindred.callbacks.geometry import GeometryCallback
 from kindred.callbacks.knn import KNNCallback
 from kindred.callbacks.linear_probe import LinearProbeCallback
 from kindred.config import compose
 from kindred.distributed import rank, world_size
+from kindred.evaluation.geometry import tolerance
 from kindred.models.simclr import SimCLR
 from kindred.runs import build_datamodule
 
@@ -47,6 +49,10 @@ class Kept(Logger):
         pass
 
 
+GEOMETRY = [f"val/{name}@{step}" for name in ("uniformity", "tolerance", "effective_rank") for step in (0, 3, 6)]
+GEOMETRY += [f"val/projector_{name}@0" for name in ("uniformity", "tolerance", "effective_rank")]
+
+
 def evaluate(labelled):
     """Untrained evaluation, then two epochs at a learning rate of 0, in which only the probe learns."""
     os.environ["LOCAL_RANK"] = str(rank())  # tells Lightning that the ranks have been started
@@ -63,7 +69,7 @@ def evaluate(labelled):
         max_epochs=2,
         limit_train_batches=3,
         log_every_n_steps=1,
-        callbacks=[store, KNNCallback(k=20), LinearProbeCallback(lr=0.1)],
+        callbacks=[store, KNNCallback(k=20), LinearProbeCallback(lr=0.1), GeometryCallback(images=200)],
         logger=logger,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -74,22 +80,31 @@ def evaluate(labelled):
     trainer.validate(module, datamodule, verbose=False)
     trainer.fit(module, datamodule)
     metrics = {name: value for name, value in logger.metrics.items() if "knn" in name or "linear" in name}
-    return metrics, len(store.bank.labels), store.query.gathered()._asdict()
+    # Later on the projector's batch norm has seen each rank's share alone.
+    geometry = {
+        k: v for k, v in logger.metrics.items() if k in GEOMETRY or k.endswith(("/alignment@1", "/alignment@4"))
+    }
+    return metrics, geometry, len(store.bank.labels), store.query.gathered()._asdict()
 
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_knn_and_probe_on_several_ranks_equal_those_on_one_to_the_image(labelled, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr(lightning.pytorch.utilities.rank_zero_only, "rank", 0)
-    metrics, bank, query = evaluate(labelled)
+    metrics, geometry, bank, query = evaluate(labelled)
     assert (bank, len(query["labels"])) == (1003, 359)  # neither 2 nor 3 divides them
     tops = [f"val/knn_top{k}@{step}" for k in (1, 5) for step in (0, 3, 6)]
     tops += [f"pixels/knn_top{k}@0" for k in (1, 5)] + [f"val/linear_top{k}@{step}" for k in (1, 5) for step in (3, 6)]
     assert metrics.keys() == set(tops)
     assert all(0.2 < value < 1 and round(value * 359, 3) % 1 == 0 for value in metrics.values())
+    assert geometry.keys() == {*GEOMETRY, "train/alignment@1", "train/alignment@4"}
+    rows = torch.linspace(0, 358, 200).long()
+    expected = tolerance(query["features"][rows], query["labels"][rows])
+    assert geometry["val/tolerance@6"] == pytest.approx(float(expected), rel=1e-6)
     for ranks in (2, 3):
         results = run_ranks(evaluate, ranks, labelled)
-        assert sorted(shard for _, shard, _ in results) == {2: [501, 502], 3: [334, 334, 335]}[ranks]
-        for found, _, gathered in results:
+        assert sorted(shard for _, _, shard, _ in results) == {2: [501, 502], 3: [334, 334, 335]}[ranks]
+        for found, shape, _, gathered in results:
             assert found == metrics
+            assert shape == pytest.approx(geometry, rel=1e-6)
             assert all(torch.equal(gathered[key], query[key]) for key in query)

@@ -10,6 +10,7 @@ from kindred.data.datamodule import ViewBatch
 from kindred.distributed import gather_uneven, rank, world_size
 
 BANK, QUERY = 0, 1  # the order of MultiViewDataModule.val_dataloader
+PROJECTED = 2  # the query images again, as the projector's output
 
 
 class Features(NamedTuple):
@@ -30,7 +31,7 @@ class FeatureStore(Callback):
     """Keeps what validation encoded until the next validation starts, and sees to it that the last epoch is evaluated."""
 
     def __init__(self) -> None:
-        self._batches: tuple[list, list] = ([], [])
+        self._batches: tuple[list, list, list] = ([], [], [])
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.on_train_epoch_start(trainer, module)  # which a resume in mid-epoch leaves out
@@ -40,18 +41,20 @@ class FeatureStore(Callback):
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._batches = ([], [])
+        self._batches = ([], [], [])
 
     def on_validation_batch_end(
         self,
         trainer: Trainer,
         module: LightningModule,
-        outputs: Tensor,
+        outputs: dict[str, Tensor],
         batch: ViewBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._batches[dataloader_idx].append((outputs.detach().float(), batch.labels))
+        self._batches[dataloader_idx].append((outputs["features"].detach().float(), batch.labels))
+        if dataloader_idx == QUERY:
+            self._batches[PROJECTED].append((outputs["projections"].detach().float(), batch.labels))
 
     def _features(self, which: int) -> Features:
         if not self._batches[which]:
@@ -70,6 +73,11 @@ class FeatureStore(Callback):
     def query(self) -> Features:
         """Held-out images: this rank's shard."""
         return self._features(QUERY)
+
+    @property
+    def projected(self) -> Features:
+        """The held-out images' projections, on which the temperature acts: this rank's shard."""
+        return self._features(PROJECTED)
 
 
 def feature_store(trainer: Trainer) -> FeatureStore:

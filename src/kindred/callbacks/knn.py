@@ -65,7 +65,7 @@ class KNNCallback(Callback):
         self,
         trainer: Trainer,
         module: LightningModule,
-        outputs: Tensor,
+        outputs: Any,
         batch: ViewBatch,
         batch_idx: int,
         dataloader_idx: int = 0,

@@ -23,3 +23,9 @@ def epochs_done(trainer: Trainer) -> float:
     if trainer.global_step == 0:
         return 0.0
     return trainer.global_step / math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+
+
+def due(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the train batch that has just ended made an optimiser step, and one that is to be logged."""
+    stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+    return stepped and trainer.global_step % trainer.log_every_n_steps == 0

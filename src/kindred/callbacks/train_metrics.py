@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from kindred.callbacks.record import record
+from kindred.callbacks.record import due, record
 from kindred.data.datamodule import ViewBatch
 from kindred.evaluation.geometry import pair_similarity
 
@@ -56,8 +56,7 @@ class TrainMetrics(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
     ) -> None:
         self.lap_images += len(batch.labels) * trainer.world_size
-        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
-        if stepped and trainer.global_step % trainer.log_every_n_steps == 0:
+        if due(trainer, batch_idx):
             logs = {f"train/{name}": trainer.strategy.reduce(value) for name, value in outputs["logs"].items()}
             logs["train/positive_similarity"], logs["train/negative_similarity"] = pair_similarity(
                 outputs["projections"]

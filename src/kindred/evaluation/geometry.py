@@ -1,4 +1,8 @@
-"""How embeddings lie on the unit sphere."""
+"""How embeddings lie on the unit sphere: what contrasting pulls together, and how it spreads the rest.
+
+Alignment and uniformity: Wang & Isola, ICML 2020 (arXiv:2005.10242). Tolerance: Wang & Liu, CVPR 2021 (arXiv:2012.09740).
+Effective rank: Garrido et al., ICML 2023 (RankMe, arXiv:2210.02885). All of them raise half precision to float32.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +27,8 @@ def pair_similarity(embeddings: Tensor) -> tuple[Tensor, Tensor]:
         Two scalars: the mean over pairs of different views of one image (NaN with one view), and over pairs of views of
         different images (NaN with one image).
     """
-    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
     with torch.autocast(embeddings.device.type, enabled=False):
-        unit = F.normalize(embeddings, dim=-1)
+        unit = _unit(embeddings)
         views, batch = unit.shape[:2]
         image_sums = unit.sum(dim=0)
         sums = torch.cat([image_sums.sum(dim=0), image_sums.square().sum()[None], unit.square().sum()[None]])
@@ -37,3 +40,87 @@ def pair_similarity(embeddings: Tensor) -> tuple[Tensor, Tensor]:
     # 0 / 0 would be NaN only without rounding.
     nan = torch.full_like(itself, torch.nan)
     return positive if views > 1 else nan, negative if images > 1 else nan
+
+
+def alignment(embeddings: Tensor) -> Tensor:
+    """E |f(x) - f(y)|^2 over positive pairs, f on the unit sphere: 0 where all views of an image meet, 2 at chance.
+
+    Args:
+        embeddings: [V, B, D], V views of each of the rank's B images; the mean is over the global batch.
+
+    Returns:
+        A scalar; NaN with one view.
+    """
+    return 2 - 2 * pair_similarity(embeddings)[0]  # |x - y|^2 = 2 - 2 x.y on the sphere
+
+
+@torch.no_grad()
+def uniformity(embeddings: Tensor, chunk_size: int = 1024) -> Tensor:
+    """log E exp(-2 |f(x) - f(y)|^2) over all pairs of different images: 0 if they are one point, the lower the more uniform.
+
+    Uniform on the sphere of dimension D - 1 it comes near -4 as D grows.
+
+    Args:
+        embeddings: [N, D], one per image.
+        chunk_size: rows of the [N, N] similarities that are in memory at once; the result does not depend on it.
+
+    Returns:
+        A float64 scalar; NaN with fewer than two images.
+    """
+    unit, count = _unit(embeddings), len(embeddings)
+    potential = torch.zeros((), dtype=torch.float64, device=unit.device)
+    with torch.autocast(unit.device.type, enabled=False):
+        for start in range(0, count, chunk_size):
+            similarities = unit[start : start + chunk_size] @ unit.T
+            potentials = similarities.sub_(1).mul_(4).exp_()  # exp(-2 (2 - 2 s))
+            potentials.diagonal(start).zero_()  # an image with itself is no pair
+            potential += potentials.sum(dtype=torch.float64)
+    return (potential / torch.full_like(potential, count * (count - 1))).log()
+
+
+@torch.no_grad()
+def tolerance(embeddings: Tensor, labels: Tensor) -> Tensor:
+    """Mean cosine similarity of pairs of different images of one class: how far the classes are torn apart.
+
+    Over the pairs of class c the similarities add up to |S_c|^2 - sum |z|^2, S_c the sum of its unit vectors: O(N D).
+
+    Args:
+        embeddings: [N, D], one per image.
+        labels: [N] int64; images with label -1 are left out.
+
+    Returns:
+        A scalar; NaN where no class has two images.
+    """
+    unit = _unit(embeddings)
+    columns = labels.clamp(min=0)
+    known = (labels >= 0).to(unit.dtype)
+    classes = int(columns.max()) + 1 if len(columns) else 0
+    sums = unit.new_zeros(classes, unit.shape[1]).index_add_(0, columns, unit * known[:, None])
+    sizes = unit.new_zeros(classes).index_add_(0, columns, known)
+    similarities = sums.square().sum() - (unit.square().sum(dim=1) * known).sum()
+    pairs = (sizes * (sizes - 1)).sum()
+    return torch.where(pairs > 0, similarities / pairs, torch.nan)
+
+
+@torch.no_grad()
+def effective_rank(embeddings: Tensor, eps: float = 1e-7) -> Tensor:
+    """RankMe: exp of the entropy of the embeddings' singular values (equations 1 and 2); from 1 to min(N, D).
+
+    The singular values come from the [D, D] Gram matrix in float64, so their relative precision is 1e-8, and memory and
+    time do not depend on which of N and D is larger. The embeddings are taken as they come: neither centred nor
+    normalised, as in the paper.
+
+    Args:
+        embeddings: [N, D]; the paper uses 25,600 images.
+        eps: added to each normalised singular value, as in the paper.
+    """
+    x = embeddings.double()
+    x = x / x.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # the rank does not depend on the scale
+    values = torch.linalg.eigvalsh(x.T @ x).clamp(min=0).sqrt()
+    p = values / values.sum().clamp(min=1e-300) + eps
+    return (-(p * p.log()).sum()).exp()
+
+
+def _unit(embeddings: Tensor) -> Tensor:
+    """On the unit sphere, in float32 or more."""
+    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)

@@ -40,6 +40,7 @@ class ContrastiveModule(lightning.LightningModule):
         if warmup_epochs < 0:
             raise ValueError(f"model.warmup_epochs must be 0 or more, got {warmup_epochs}")
         self.encoder = encoder
+        self.projector: nn.Module = nn.Identity()  # a method puts its own here: what the temperature acts on
         self.optimizer = optimizer
         self.temperature = temperature
         self.warmup_epochs = warmup_epochs
@@ -82,9 +83,10 @@ class ContrastiveModule(lightning.LightningModule):
         loss, logs = self.contrast(batch.views, batch.labels)
         return {"loss": loss, "labels": batch.labels, "logs": {"loss": loss.detach(), **logs}, **self._step}
 
-    def validation_step(self, batch: ViewBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Features [B, F] of unaugmented images; the FeatureStore callback keeps them."""
-        return self(batch.views[0])
+    def validation_step(self, batch: ViewBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Features [B, F] and projections [B, D] of unaugmented images; the FeatureStore callback keeps them."""
+        features = self(batch.views[0])
+        return {"features": features, "projections": self.projector(features)}
 
     @property
     def planned_steps(self) -> int:
