@@ -29,8 +29,8 @@ CASES = {
         {},
     ),
     "mocov2, key splits": (MoCoV2, {"queue_size": 14, "key_batch_splits": 6, "momentum": 0.7}, {}),
-    "nnclr": (NNCLR, {"support_size": 14}, {}),
-    "nnclr, soft": (NNCLR, {"support_size": 17, "temperature": 1.0}, {}),
+    "nnclr": (NNCLR, {"queue_size": 14}, {}),
+    "nnclr, soft": (NNCLR, {"queue_size": 17, "temperature": 1.0}, {}),
     "supcon": (SupCon, {}, {}),
     "supcon, sharp": (SupCon, {"temperature": 0.02}, {}),
     "supcon, three views": (SupCon, {"temperature": 0.5}, {"views": 3}),
@@ -113,7 +113,7 @@ def test_a_checkpoint_goes_on_bit_for_bit_and_on_another_number_of_ranks(name):
 def write_on_the_last_rank():
     """What a forward pass under DDP leaves of a value that only the last rank holds: in the queues, and elsewhere."""
     left = {}
-    for method, queue, settings in ((MoCoV2, "queue", {"queue_size": 20}), (NNCLR, "support", {"support_size": 20})):
+    for method, queue, settings in ((MoCoV2, "queue", {"queue_size": 20}), (NNCLR, "support", {"queue_size": 20})):
         module = small(method, **settings)
         module.encoder.register_buffer("other", torch.zeros(1))
         attach_trainer(module, 1)
@@ -152,7 +152,7 @@ def test_queues_and_how_much_was_written_are_in_the_state_dict(name, queue, rows
 METHOD_OVERRIDES = {
     # 256 images a step: the queues are partly filled in the checkpoint of step 2 and wrap around after the resume.
     "mocov2": ["model.queue_size=1500", "model.momentum_end=1.0", "model.symmetric=true"],
-    "nnclr": ["model.support_size=1100", "model.predictor_dim=32"],
+    "nnclr": ["model.queue_size=1100", "model.predictor_dim=32"],
     "supcon": [],
 }
 

@@ -46,7 +46,7 @@ def assert_same_loss_and_gradients(module, ours, theirs):
 @pytest.mark.parametrize("tau", [0.05, 0.1, 1.0])
 @pytest.mark.parametrize("rows", [0, 1, 20])
 def test_the_loss_is_the_papers(rows, tau):
-    module = small(NNCLR, support_size=30, temperature=tau)
+    module = small(NNCLR, queue_size=30, temperature=tau)
     if rows:
         full(module, rows)
     views, labels = random_batches(1)[0]
@@ -54,7 +54,7 @@ def test_the_loss_is_the_papers(rows, tau):
 
 
 def test_the_neighbours_against_lightlys_bank():
-    module = full(small(NNCLR, support_size=20))
+    module = full(small(NNCLR, queue_size=20))
     bank = NNMemoryBankModule(size=(20, 5))
     bank.bank = module.support.features.clone()
     embeddings = 7 * random_batches(1)[0][0].flatten(1)[:, :5]
@@ -65,7 +65,7 @@ def test_the_neighbours_against_lightlys_bank():
 def test_each_term_against_lightlys_loss_with_the_other_predictions_as_its_memory_bank():
     # lightly's own NNCLR, NTXentLoss(nn(z1), p2), also takes neighbours and predictions of one view for negatives; the
     # paper does not. With the other images' predictions in its memory bank it is the paper's term of one image.
-    module = full(small(NNCLR, support_size=20, temperature=0.2))
+    module = full(small(NNCLR, queue_size=20, temperature=0.2))
     views, labels = random_batches(1)[0]
     embeddings = [module.projector(module.encoder(view)) for view in views]
     terms = []
@@ -81,7 +81,7 @@ def test_each_term_against_lightlys_loss_with_the_other_predictions_as_its_memor
 
 
 def test_the_support_set_changes_only_after_backward_and_by_the_first_view_alone():
-    module = small(NNCLR, support_size=20)
+    module = small(NNCLR, queue_size=20)
     for step, (views, labels) in enumerate(random_batches(3)):
         before = module.support.rows().clone()
         module.contrast(tuple(views), labels)[0].backward()
@@ -94,7 +94,7 @@ def test_the_support_set_changes_only_after_backward_and_by_the_first_view_alone
 
 
 def test_neighbours_carry_no_gradient():
-    module = small(NNCLR, support_size=20)
+    module = small(NNCLR, queue_size=20)
     embeddings = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     own, _ = module.neighbours(embeddings)
     assert torch.equal(own, embeddings)
@@ -103,7 +103,7 @@ def test_neighbours_carry_no_gradient():
 
 
 def test_nn_match_is_the_share_of_neighbours_with_the_anchors_label():
-    module, axes = small(NNCLR, support_size=10), torch.eye(5, dtype=torch.float64)
+    module, axes = small(NNCLR, queue_size=10), torch.eye(5, dtype=torch.float64)
     module.support.enqueue(axes[:4], torch.tensor([0, 1, 2, -1]))
     nearest = [0, 0, 1, 2, 3, 3]
     found, classes = module.neighbours(3 * axes[nearest] + 0.1)
@@ -115,14 +115,14 @@ def test_nn_match_is_the_share_of_neighbours_with_the_anchors_label():
 
 
 def test_logs_say_how_full_the_support_set_is_and_how_many_neighbours_match():
-    module = small(NNCLR, support_size=16)
+    module = small(NNCLR, queue_size=16)
     logs = train(module, [(views, torch.full_like(labels, 2)) for views, labels in random_batches(4)])["logs"]
     assert [log["support_fill"] for log in logs] == [0, 6 / 16, 12 / 16, 1]
     assert [log["nn_match"] for log in logs] == [0, 1, 1, 1]  # at first there are no neighbours
 
 
 def test_labels_observe_and_do_not_train():
-    module = full(small(NNCLR, support_size=20))
+    module = full(small(NNCLR, queue_size=20))
     views, labels = random_batches(1)[0]
     losses = [module.contrast(tuple(views), other)[0] for other in (labels, labels + 1)]
     assert torch.equal(*losses)
@@ -130,7 +130,7 @@ def test_labels_observe_and_do_not_train():
 
 def test_mixed_precision_finds_the_same_neighbours():
     # In bfloat16 similarities near 1 are 0.004 apart: among many rows the first of those would win, not the nearest.
-    module = small(NNCLR, support_size=4000).float()
+    module = small(NNCLR, queue_size=4000).float()
     generator = torch.Generator().manual_seed(0)
     module.support.enqueue(torch.randn(4000, 5, generator=generator))
     anchors = torch.randn(50, 5, generator=generator)
@@ -140,7 +140,7 @@ def test_mixed_precision_finds_the_same_neighbours():
 
 
 def gradient_of_another_ranks_loss():
-    module = full(small(NNCLR, support_size=20))
+    module = full(small(NNCLR, queue_size=20))
     views, labels = random_batches(1)[0]
     share = slice(rank() * 3, rank() * 3 + 3)
     loss, _ = module.contrast(tuple(views[:, share]), labels[share])

@@ -24,7 +24,7 @@ class NNCLR(ContrastiveModule):
         encoder, optimizer, temperature, warmup_epochs: see ContrastiveModule. The paper's tau is 0.1 (section 4.1).
         hidden_dim, projection_dim: the projector's widths; three linear layers with BN (section 3.2).
         predictor_dim: the hidden width of the predictor.
-        support_size: embeddings of past first views among which neighbours are sought.
+        queue_size: embeddings of past first views among which neighbours are sought.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class NNCLR(ContrastiveModule):
         hidden_dim: int = 2048,
         projection_dim: int = 256,
         predictor_dim: int = 4096,
-        support_size: int = 98_304,
+        queue_size: int = 98_304,
     ) -> None:
         super().__init__(encoder, optimizer, temperature, warmup_epochs)
         self.projector = NNCLRProjectionHead(encoder.num_features, hidden_dim, projection_dim)
         self.predictor = NNCLRPredictionHead(projection_dim, predictor_dim, projection_dim)
-        self.support = FeatureQueue(support_size, projection_dim)
+        self.support = FeatureQueue(queue_size, projection_dim)
         # The same on every rank without being sent.
         self._ddp_params_and_buffers_to_ignore = ["support.features", "support.labels"]
 
