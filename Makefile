@@ -4,6 +4,7 @@
 #
 # MODEL, DATA, ENCODER, VIEWS, TRAINER, LOGGER: names of files in configs/<group>/. SEED, EPOCHS, DEVICES: numbers.
 # TRAINER=auto|cpu|gpu|ddp|ddp_cpu: where it runs; ddp is all GPUs, or DEVICES of them (docs/clusters.md).
+# SWEEP: a file of configs/sweep/; JOBS=n: trainings side by side; STORAGE: a database server; ENGINE=wandb: W&B's sweeps.
 # DEBUG=1: a few batches of everything. PROFILE=1: writes a profile. RESUME=<run directory>: goes on with that run.
 # ARGS: any Hydra overrides. TORCH=cpu|auto|cu...: another build of torch than the package index's (make setup).
 
@@ -23,7 +24,7 @@ OVERRIDES = $(call group,MODEL,model) $(call group,DATA,data) $(call group,ENCOD
 	$(call group,EPOCHS,trainer.max_epochs) $(call group,DEVICES,trainer.devices) $(call group,RESUME,resume) \
 	$(if $(DEBUG),$(DEBUGGING)) $(if $(PROFILE),$(PROFILING))
 
-.PHONY: help setup train test test-all lint format bench lock clean
+.PHONY: help setup train sweep compare evaluate export test test-all lint format bench lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -48,6 +49,20 @@ endif
 
 train: $(INSTALLED) ## train: MODEL=simclr DATA=photos ... (see the top of the Makefile)
 	@$(BIN)/python -m kindred.train $(OVERRIDES) $(ARGS)
+
+sweep: $(INSTALLED) ## many trainings: SWEEP=temperature MODEL=... JOBS=2 (go on: the same command again)
+	@$(if $(STORAGE),KINDRED_STORAGE='$(STORAGE)') $(BIN)/python -m kindred.sweep $(or $(SWEEP),temperature) $(OVERRIDES) \
+		$(ARGS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(RETRY),--retry)
+
+compare: $(INSTALLED) ## runs side by side: RUNS="logs/photos/*/*", or a sweep's directory
+	@$(BIN)/python -m kindred.compare $(foreach run,$(or $(RUNS),logs),'$(run)')
+
+evaluate: $(INSTALLED) ## judge a finished run on the test split: RUN=logs/latest DATA=... LABELS=0.1
+	@$(BIN)/python -m kindred.evaluate --run $(or $(RUN),logs/latest) $(if $(DATA),--data $(DATA)) \
+		$(if $(LABELS),--labels $(LABELS))
+
+export: $(INSTALLED) ## write a run's encoder to a file: RUN=logs/latest FORMAT=safetensors|onnx|torch-export
+	@$(BIN)/python -m kindred.export --run $(or $(RUN),logs/latest) --format $(or $(FORMAT),safetensors)
 
 test: $(INSTALLED) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m "not slow"

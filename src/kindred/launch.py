@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from kindred.config import ConfigError, build
 
+SWEEP_PROCESS = "KINDRED_SWEEP_PROCESS"  # names the process that started this training
 LAUNCHER_LOG = "lightning.fabric.strategies.launchers.subprocess_script"
 
 
@@ -143,12 +144,16 @@ def watch_launcher() -> None:
     """End with the others: a rank in a collective would otherwise wait for a dead one, on NCCL for ever.
 
     Lightning's launcher watches the ranks that it started and kills all if one dies; here they watch it in turn.
-    torchrun and srun (with --kill-on-bad-exit) do so themselves.
+    torchrun and srun (with --kill-on-bad-exit) do so themselves. The trainings of a sweep end with the sweep, which
+    starts them again where they stopped: two that write to one run directory would spoil it.
     """
     logging.getLogger(LAUNCHER_LOG).setLevel(logging.INFO)  # so that it says which rank died, before it kills the rest
-    if handed_down() is None:
+    if handed_down() is not None:
+        parent = os.getppid()
+    elif SWEEP_PROCESS in os.environ:
+        parent = int(os.environ[SWEEP_PROCESS])  # it may be gone by now
+    else:
         return
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -8,15 +8,21 @@ import csv
 import io
 import math
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 
+def temporary_name(path: Path) -> Path:
+    """A name next to `path` that no other process uses, not even on another machine."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader, or a kill, sees the old file or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(path)
     with open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
