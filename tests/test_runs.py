@@ -54,7 +54,9 @@ def test_metrics_have_the_documented_names(run):
     metrics = kindred.load_run(run).metrics
     assert set(metrics) == {
         *("step", "epoch", "train/loss", "train/lr", "train/temperature", "train/images_per_second"),
-        *("train/positive_similarity", "train/negative_similarity"),
+        *("train/positive_similarity", "train/negative_similarity", "train/information_bound"),
+        *("train/alignment", "train/projector_alignment"),
+        *(f"val/{of}{name}" for of in ("", "projector_") for name in ("uniformity", "tolerance", "effective_rank")),
         *("val/knn_top1", "val/knn_top5", "val/linear_top1", "val/linear_top5", "pixels/knn_top1", "pixels/knn_top5"),
     }
     np.testing.assert_allclose(metrics["epoch"], metrics["step"] / 4)

@@ -1,5 +1,7 @@
 """What a sweep file says, to Optuna and to W&B."""
 
+from itertools import pairwise
+
 import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -51,7 +53,7 @@ def test_every_shipped_sweep_composes_each_of_its_trainings(name):
 
 def test_temperatures_are_spaced_by_their_logarithm():
     values = read_sweep("temperature").parameters["model.temperature"]["values"]
-    ratios = [b / a for a, b in zip(values, values[1:], strict=False)]
+    ratios = [b / a for a, b in pairwise(values)]
     assert values[0] == 0.03
     assert values[-1] == 1.0
     assert max(ratios) / min(ratios) < 1.05
@@ -60,7 +62,13 @@ def test_temperatures_are_spaced_by_their_logarithm():
 def test_distributions(write):
     sweep = read_sweep(write())
     assert sweep.base == ("data=digits", "trainer.max_epochs=2")
-    assert sweep.varied == ["model.temperature", "model.optimizer.lr", "data.batch_size", "model.warmup_epochs", "views"]
+    assert sweep.varied == [
+        "model.temperature",
+        "model.optimizer.lr",
+        "data.batch_size",
+        "model.warmup_epochs",
+        "views",
+    ]
     assert sweep.distributions() == {
         "model.temperature": FloatDistribution(0.03, 1.0, log=True),
         "model.optimizer.lr": FloatDistribution(0.1, 0.5),
@@ -128,7 +136,9 @@ def test_a_file_that_cannot_be_run(write, changes, message):
 
 
 def test_names_keys_and_values_that_do_not_exist(write):
-    with pytest.raises(ConfigError, match=r"sweep=temprature: there is no .*Choices: methods, queue, temperature, views"):
+    with pytest.raises(
+        ConfigError, match=r"sweep=temprature: there is no .*Choices: methods, queue, temperature, views"
+    ):
         read_sweep("temprature")
     with pytest.raises(ConfigError, match=r"views=nothing: there is no configs/views/nothing.yaml"):
         check(read_sweep(write(parameters={"views": {"values": ["small", "nothing"]}})))

@@ -47,6 +47,8 @@ TRUSTED = frozenset(
         "kindred.models.nnclr.NNCLR",
         "kindred.models.simclr.SimCLR",
         "kindred.models.supcon.SupCon",
+        "kindred.temperature.Cosine",
+        "kindred.temperature.Learnable",
         "lightly.utils.lars.LARS",
         "torch.optim.AdamW",
         "torch.optim.SGD",

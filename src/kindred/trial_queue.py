@@ -47,15 +47,7 @@ class TrialQueue:
             "ignore", message=".*(heartbeat_interval|Heartbeat of storage)"
         )  # `work` keeps it beating
         self.sweep, self.directory = sweep, directory
-        try:
-            self.storage = optuna.storages.RDBStorage(
-                storage or f"sqlite:///{directory / 'study.db'}",
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-                heartbeat_stale_trial_callback=self._requeue,
-            )
-        except Exception as error:  # whatever the database's driver raises
-            raise ConfigError(f"STORAGE: the database cannot be used: {' '.join(str(error).split())[:300]}") from error
+        self.storage = self._storage(storage or f"sqlite:///{directory / 'study.db'}")
         self.study = optuna.create_study(
             study_name=directory.name,
             storage=self.storage,
@@ -67,6 +59,21 @@ class TrialQueue:
         if not self.study.trials:
             for parameters in self._known_from_the_start():
                 self.study.enqueue_trial(parameters, user_attrs={"planned": True})
+
+    def _storage(self, url: str, attempts: int = 3) -> optuna.storages.RDBStorage:
+        """The database, with Optuna's tables in it; workers that start together all try to make them, and one succeeds."""
+        try:
+            return optuna.storages.RDBStorage(
+                url,
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+                heartbeat_stale_trial_callback=self._requeue,
+            )
+        except Exception as error:  # whatever the database's driver raises
+            if attempts > 1 and not isinstance(error, ImportError):
+                time.sleep(1)
+                return self._storage(url, attempts - 1)
+            raise ConfigError(f"STORAGE: the database cannot be used: {' '.join(str(error).split())[:300]}") from error
 
     def _known_from_the_start(self) -> list[dict[str, Any]]:
         if self.sweep.method == "grid":

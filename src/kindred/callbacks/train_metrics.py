@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from kindred.callbacks.record import due, record
 from kindred.data.datamodule import ViewBatch
 from kindred.evaluation.geometry import pair_similarity
+from kindred.evaluation.information import info_nce_bound
 
 
 class TrainMetrics(Callback):
@@ -61,9 +62,11 @@ class TrainMetrics(Callback):
             logs["train/positive_similarity"], logs["train/negative_similarity"] = pair_similarity(
                 outputs["projections"]
             )
+            if "candidates" in outputs:
+                logs["train/information_bound"] = info_nce_bound(logs["train/loss"], outputs["candidates"])
+            logs["train/temperature"] = outputs["temperature"]
             logs = {name: float(value) for name, value in logs.items()}  # waits for the device, so the lap is honest
             logs["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-            logs["train/temperature"] = float(module.temperature)
             logs["train/images_per_second"] = self._end_lap()
             record(trainer, module, logs)
         if trainer.is_last_batch and self.lap_images:

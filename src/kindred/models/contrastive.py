@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import lightning
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kindred.data.datamodule import ViewBatch
+from kindred.distributed import world_size
+from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
 from kindred.optim import parameter_groups, warmup_cosine
+from kindred.temperature import Temperature
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -19,32 +23,38 @@ class ContrastiveModule(lightning.LightningModule):
     Args:
         encoder: images [B, C, H, W] -> features [B, F], with the attribute `num_features` (F).
         optimizer: parameter groups -> optimiser; its `weight_decay` spares norms and biases.
-        temperature: tau > 0, what similarities are divided by.
+        temperature: tau > 0, what similarities are divided by, or what gives it (`kindred.temperature`).
         warmup_epochs: epochs of linear warm-up before the cosine, cut to the run's length.
+        loss: what contrasts kin with the rest (`kindred.losses.choose`).
     """
 
     def __init__(
         self,
         encoder: nn.Module,
         optimizer: Callable[..., Optimizer],
-        temperature: float,
-        warmup_epochs: float = 0,
+        temperature: float | Temperature,
+        warmup_epochs: float,
+        loss: partial[Tensor],
     ) -> None:
         super().__init__()
         if not hasattr(encoder, "num_features"):
             raise ValueError(
                 f"encoder: {type(encoder).__name__} lacks the attribute num_features, the length of its features"
             )
-        if not temperature > 0:
-            raise ValueError(f"model.temperature must be greater than 0, got {temperature}")
+        tau = temperature if isinstance(temperature, Temperature) else Temperature(temperature)
+        if loss.func in WITHOUT_TEMPERATURE and isinstance(temperature, Temperature):
+            raise ValueError(
+                f"model.temperature: model.loss={loss.func.__name__} has none that could change; give a number"
+            )
         if warmup_epochs < 0:
             raise ValueError(f"model.warmup_epochs must be 0 or more, got {warmup_epochs}")
         self.encoder = encoder
         self.projector: nn.Module = nn.Identity()  # a method puts its own here: what the temperature acts on
         self.optimizer = optimizer
-        self.temperature = temperature
+        self.tau = tau
         self.warmup_epochs = warmup_epochs
-        self._step: dict[str, Tensor] = {}  # what the callbacks may observe of the running step
+        self.loss = loss
+        self._step: dict[str, Any] = {}  # what the callbacks may observe of the running step
 
     def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The method itself.
@@ -65,6 +75,11 @@ class ContrastiveModule(lightning.LightningModule):
         """Images [B, C, H, W] -> the representation that is judged and exported [B, F]."""
         return self.encoder(images)
 
+    @property
+    def temperature(self) -> float | Tensor:
+        """tau at this step: a number, or a 0-d tensor that may be learnt."""
+        return self.tau(self.global_step / self.steps_per_epoch if self.global_step else 0.0)
+
     def encode(self, views: tuple[Tensor, ...]) -> Tensor:
         """V views [B, C, H, W] -> features [V, B, F] in one pass, which batch norm sees as one batch."""
         features = self.encoder(torch.cat(views)).unflatten(0, (len(views), -1))
@@ -78,9 +93,20 @@ class ContrastiveModule(lightning.LightningModule):
         return embeddings
 
     def training_step(self, batch: ViewBatch, batch_idx: int) -> dict[str, Any]:
-        """The loss, and what the callbacks observe: features [V, B, F], projections [V, B, D], labels [B], logs."""
+        """The loss, and what the callbacks observe.
+
+        Features [V, B, F], projections [V, B, D], labels [B], logs, and the temperature. Of InfoNCE also candidates, the
+        terms of its denominator: every other view in the global batch, where the method does not say otherwise. Where
+        images are kin, groups [B] says which.
+        """
         self._step = {}
         loss, logs = self.contrast(batch.views, batch.labels)
+        with torch.no_grad():
+            self._step["temperature"] = self.temperature  # after the step it is another one
+        views, images = self._step["projections"].shape[:2]
+        candidates = self._step.pop("candidates", world_size() * views * images - 1)
+        if self.loss.func in INFO_NCE:
+            self._step["candidates"] = candidates
         return {"loss": loss, "labels": batch.labels, "logs": {"loss": loss.detach(), **logs}, **self._step}
 
     def validation_step(self, batch: ViewBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
@@ -88,9 +114,9 @@ class ContrastiveModule(lightning.LightningModule):
         features = self(batch.views[0])
         return {"features": features, "projections": self.projector(features)}
 
-    @property
-    def planned_steps(self) -> int:
-        """Optimiser steps of the whole run.
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch, counted once.
 
         Not `trainer.estimated_stepping_batches`: asked for in `configure_optimizers`, it loads the train loader before a
         resume has restored the loader's state, which is then ignored, and the epoch starts over.
@@ -98,11 +124,17 @@ class ContrastiveModule(lightning.LightningModule):
         trainer = self.trainer
         batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs
+        return math.ceil(batches / trainer.accumulate_grad_batches)
+
+    @property
+    def planned_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_per_epoch * self.trainer.max_epochs
 
     def configure_optimizers(self) -> dict[str, Any]:
         """One optimiser over all trainable parameters; linear warm-up, then cosine, moved at every step."""
         optimizer = self.optimizer(parameter_groups(self, self.optimizer.keywords.get("weight_decay", 0.0)))
+        optimizer.register_step_post_hook(lambda *_: self.tau.bound())
         total = self.planned_steps
         warmup = round(self.warmup_epochs * total / self.trainer.max_epochs)
         return {

@@ -14,17 +14,19 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn, no_grad
 from torch.optim import Optimizer
 
-from kindred.losses import info_nce
+from kindred.losses import BY_QUEUE, choose
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule
 from kindred.models.key_splits import encode_in_splits, make_local
+from kindred.temperature import Temperature
 
 
 class MoCoV2(ContrastiveModule):
     """InfoNCE of queries against keys of a slowly moving copy of the encoder (v1, algorithm 1).
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs: see ContrastiveModule. tau is 0.07 in v1 and 0.2 in v2.
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. tau is
+            0.07 in v1 and 0.2 in v2.
         hidden_dim, projection_dim: the projector's widths; linear, ReLU, linear, no batch norm. 0 hidden: v1's linear head.
         queue_size: keys of past batches.
         momentum: m of the key encoder's moving average; the paper's 0.999 suits long epochs, 0.99 CIFAR's.
@@ -38,7 +40,7 @@ class MoCoV2(ContrastiveModule):
         self,
         encoder: nn.Module,
         optimizer: Callable[..., Optimizer],
-        temperature: float = 0.2,
+        temperature: float | Temperature = 0.2,
         warmup_epochs: float = 0,
         hidden_dim: int = 2048,
         projection_dim: int = 128,
@@ -47,8 +49,10 @@ class MoCoV2(ContrastiveModule):
         momentum_end: float | None = None,
         symmetric: bool = False,
         key_batch_splits: int = 1,
+        loss: str = "contrastive",
+        loss_options: dict | None = None,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs)
+        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_QUEUE, loss, loss_options))
         for key, value in (("momentum", momentum), ("momentum_end", momentum_end)):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"model.{key} must be from 0 to 1, got {value}")
@@ -76,8 +80,9 @@ class MoCoV2(ContrastiveModule):
         queries = self.embed(self.projector, self.encode(asked))  # q [1 or 2, B, D]
         keys = [self.encode_keys(view) for view in answering]  # k, no gradient
         negatives = self.queue.rows()
-        losses = [info_nce(q, k, negatives, self.temperature) for q, k in zip(queries, keys, strict=True)]
+        losses = [self.loss(q, k, negatives, self.temperature) for q, k in zip(queries, keys, strict=True)]
         self.entering = keys
+        self._step["candidates"] = 1 + len(negatives)
         return sum(losses) / len(losses), {"queue_fill": len(self.queue) / len(self.queue.features)}
 
     @no_grad()

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
-from kindred.distributed import sum_over_ranks
-from kindred.losses import image_contrast
+from kindred.distributed import sum_over_ranks, world_size
+from kindred.losses import BY_NEIGHBOUR, choose, image_contrast
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule
+from kindred.temperature import Temperature
 
 
 class NNCLR(ContrastiveModule):
     """The neighbours of each view's embeddings against the predictions of the other view (eq. 3 and 4, made symmetric).
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs: see ContrastiveModule. The paper's tau is 0.1 (section 4.1).
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
+            is 0.1 (section 4.1).
         hidden_dim, projection_dim: the projector's widths; three linear layers with BN (section 3.2).
         predictor_dim: the hidden width of the predictor.
         queue_size: embeddings of past first views among which neighbours are sought.
@@ -31,14 +33,16 @@ class NNCLR(ContrastiveModule):
         self,
         encoder: nn.Module,
         optimizer: Callable[..., Optimizer],
-        temperature: float = 0.1,
+        temperature: float | Temperature = 0.1,
         warmup_epochs: float = 10,
         hidden_dim: int = 2048,
         projection_dim: int = 256,
         predictor_dim: int = 4096,
         queue_size: int = 98_304,
+        loss: str = "contrastive",
+        loss_options: dict | None = None,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs)
+        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_NEIGHBOUR, loss, loss_options))
         self.projector = NNCLRProjectionHead(encoder.num_features, hidden_dim, projection_dim)
         self.predictor = NNCLRPredictionHead(projection_dim, predictor_dim, projection_dim)
         self.support = FeatureQueue(queue_size, projection_dim)
@@ -51,10 +55,11 @@ class NNCLR(ContrastiveModule):
         neighbours_first, classes = self.neighbours(first)
         neighbours_second, _ = self.neighbours(second)
         loss = (
-            image_contrast(neighbours_first, predicted_second, self.temperature)
-            + image_contrast(neighbours_second, predicted_first, self.temperature)
+            image_contrast(neighbours_first, predicted_second, self.temperature, self.loss)
+            + image_contrast(neighbours_second, predicted_first, self.temperature, self.loss)
         ) / 2
         self.entering = (first.detach(), labels)
+        self._step["candidates"] = world_size() * len(first)
         fill = len(self.support) / len(self.support.features)
         return loss, {"nn_match": matching_share(classes, labels), "support_fill": fill}
 

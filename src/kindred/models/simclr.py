@@ -9,16 +9,17 @@ from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kindred.losses import nt_xent
+from kindred.losses import BY_GROUP, choose, contrast_images
 from kindred.models.contrastive import ContrastiveModule
+from kindred.temperature import Temperature
 
 
 class SimCLR(ContrastiveModule):
     """NT-Xent between projections of V >= 2 views (algorithm 1).
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs: see ContrastiveModule. The paper's tau is 0.1 on ImageNet
-            (appendix B.6) and 0.5 on CIFAR-10 (appendix B.9).
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
+            is 0.1 on ImageNet (appendix B.6) and 0.5 on CIFAR-10 (appendix B.9).
         hidden_dim, projection_dim: the projector's widths; linear, BN, ReLU, linear, BN (section 4.2: what contrast
             removes is lost in the projection and kept in the features before it).
     """
@@ -27,15 +28,17 @@ class SimCLR(ContrastiveModule):
         self,
         encoder: nn.Module,
         optimizer: Callable[..., Optimizer],
-        temperature: float = 0.1,
+        temperature: float | Temperature = 0.1,
         warmup_epochs: float = 10,
         hidden_dim: int = 2048,
         projection_dim: int = 128,
+        loss: str = "contrastive",
+        loss_options: dict | None = None,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs)
+        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options))
         self.projector = SimCLRProjectionHead(encoder.num_features, hidden_dim, projection_dim)
 
     def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         features = self.encode(views)  # h = f(x) [V, B, F]
         embeddings = self.embed(self.projector, features)  # z = g(h) [V, B, D]
-        return nt_xent(embeddings, self.temperature), {}
+        return contrast_images(embeddings, self.temperature, self.loss), {}

@@ -9,15 +9,17 @@ from lightly.models.modules.heads import MoCoProjectionHead
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kindred.losses import sup_con
+from kindred.losses import BY_GROUP, choose, contrast_classes
 from kindred.models.contrastive import ContrastiveModule
+from kindred.temperature import Temperature
 
 
 class SupCon(ContrastiveModule):
     """L_out (eq. 2) between projections of V >= 2 views; needs labels.
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs: see ContrastiveModule. The paper's tau is 0.1 (section 4.4).
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
+            is 0.1 (section 4.4).
         hidden_dim, projection_dim: the projector's widths; linear, ReLU, linear (section 3.1).
     """
 
@@ -25,12 +27,14 @@ class SupCon(ContrastiveModule):
         self,
         encoder: nn.Module,
         optimizer: Callable[..., Optimizer],
-        temperature: float = 0.1,
+        temperature: float | Temperature = 0.1,
         warmup_epochs: float = 10,
         hidden_dim: int = 2048,
         projection_dim: int = 128,
+        loss: str = "contrastive",
+        loss_options: dict | None = None,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs)
+        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options))
         self.projector = MoCoProjectionHead(encoder.num_features, hidden_dim, projection_dim)
 
     def setup(self, stage: str) -> None:
@@ -44,4 +48,5 @@ class SupCon(ContrastiveModule):
     def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         features = self.encode(views)  # r = Enc(x) [V, B, F]
         embeddings = self.embed(self.projector, features)  # z = Proj(r) [V, B, D]
-        return sup_con(embeddings, labels, self.temperature), {}
+        self._step["groups"] = labels
+        return contrast_classes(embeddings, labels, self.temperature, self.loss), {}

@@ -1,0 +1,88 @@
+"""InfoNCE over a choice of kin (the candidates that should land close to an anchor), in tiles: the default loss."""
+
+import torch
+from torch import Tensor
+
+from kindred.losses.partition import LogPartition, default_chunk_size
+from kindred.losses.precision import check_temperature, unit
+
+
+def group_contrast(
+    anchors: Tensor,
+    candidates: Tensor,
+    anchor_groups: Tensor,
+    candidate_groups: Tensor,
+    self_columns: Tensor | None,
+    temperature: float | Tensor,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """The supervised contrastive loss L_out of Khosla et al. 2020 (arXiv:2004.11362), eq. 2, for any grouping.
+
+    An anchor's kin are the candidates of its group, itself excluded; every candidate but itself is in the denominator.
+    The mean is over the anchors that have kin; without any the loss is 0.
+
+    Args:
+        anchors: [A, D], not necessarily normalised.
+        candidates: [M, D].
+        anchor_groups: [A] integers.
+        candidate_groups: [M] integers.
+        self_columns: [A], the position of each anchor among the candidates; None if the anchors are not among them.
+        temperature: tau > 0.
+        chunk_size: anchors per tile: memory grows with chunk_size x M. Neither value nor gradient depends on it. By
+            default a tile fits the cache.
+
+    Raises:
+        ValueError: temperature <= 0 or chunk_size < 1.
+    """
+    check_temperature(temperature)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    with torch.autocast(anchors.device.type, enabled=False):
+        anchors, candidates = unit(anchors) / temperature, unit(candidates)
+        # Anchor . sum of kin = sum of anchor . kin: the positive term needs sums over groups but no [A, M] mask.
+        # Groups are numbered by their first place in sorted order (`unique` would wait for the device).
+        ordered = candidate_groups.sort().values
+        first = torch.searchsorted(ordered, anchor_groups)
+        group_sums = torch.zeros_like(candidates).index_add(
+            0, torch.searchsorted(ordered, candidate_groups), candidates
+        )
+        kin_sum = group_sums.index_select(0, first.clamp(max=len(candidates) - 1))  # [] has a slow backward
+        if self_columns is not None:
+            kin_sum = kin_sum - candidates.index_select(0, self_columns)
+        kin = kin_count(anchor_groups, candidate_groups, self_columns)
+        weights = (kin > 0).to(anchors.dtype)
+        positives = (anchors * kin_sum).sum(dim=1) / kin.clamp(min=1)
+        chunk_size = chunk_size or default_chunk_size(candidates)
+        partition = LogPartition.apply(anchors, candidates, None, weights, self_columns, chunk_size)
+        return (partition - torch.dot(weights, positives)) / weights.sum().clamp(min=1)
+
+
+def kin_count(anchor_groups: Tensor, candidate_groups: Tensor, self_columns: Tensor | None) -> Tensor:
+    """How many kin each anchor has [A] int64; the arguments are those of `group_contrast`."""
+    ordered = candidate_groups.sort().values
+    same = torch.searchsorted(ordered, anchor_groups, right=True) - torch.searchsorted(ordered, anchor_groups)
+    return same if self_columns is None else same - 1
+
+
+def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor) -> Tensor:
+    """InfoNCE with one positive each and shared negatives (van den Oord et al. 2018; MoCo, arXiv:1911.05722, eq. 1).
+
+    Args:
+        queries: [B, D].
+        keys: [B, D], the positive of each query.
+        negatives: [K, D], the same for every query; with K = 0 the loss is 0.
+        temperature: tau > 0.
+
+    Returns:
+        The mean over the queries. Negatives that are the same on every rank (a queue) need no gather.
+    """
+    check_temperature(temperature)
+    with torch.autocast(queries.device.type, enabled=False):
+        queries = unit(queries) / temperature
+        keys, negatives = unit(keys), unit(negatives)
+        own = (queries * keys).sum(dim=1)
+        if len(negatives) == 0:
+            return 0 * own.sum()
+        weights = torch.full_like(own, 1 / len(own))
+        chunk_size = default_chunk_size(negatives)
+        return LogPartition.apply(queries, negatives, own, weights, None, chunk_size) - torch.dot(weights, own)
