@@ -19,7 +19,7 @@ run = Path(arguments["resume"] if going_on else arguments["run_dir"])
 if not going_on:
     run.mkdir(parents=True)
     (run / "config.yaml").write_text(json.dumps(arguments))
-asked = json.loads((run / "config.yaml").read_text())
+asked = {"model.temperature": 0.5} | json.loads((run / "config.yaml").read_text())
 sweeps = run.parents[2]
 with (sweeps / "starts.txt").open("a") as file:
     file.write(f"{run.name} {'resume' if going_on else 'start'} {asked['model.temperature']} {asked['seed']}\n")

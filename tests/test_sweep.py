@@ -94,6 +94,27 @@ def test_a_grid_runs_once_and_is_written_down(study, capsys):
     assert len(study.starts()) == 4
 
 
+def test_two_grids_are_one_sweep_with_a_line_for_each_text(study):
+    """The second has no temperature: its trainings take the model's own."""
+    path = Path(
+        study.write(parameters={"model.loss": {"values": ["a", "b"]}, "model.temperature": {"values": [0.1, 1.0]}})
+    )
+    one = yaml.safe_load(path.read_text())
+    both = [one, {**one, "parameters": {"model.loss": {"value": "c"}}}]
+    for document in both:
+        document["command"] = ["python", "-m", "kindred.train", "seed=0", "${args_no_hyphens}"]
+    path.write_text(yaml.safe_dump_all(both, sort_keys=False))
+    assert sweep.main([str(path), "--directory", str(study.directory)]) == 0
+    rows = study.rows()
+    assert [(row["model.loss"], row["model.temperature"]) for row in rows] == [
+        ("a", "0.1"),
+        ("a", "1.0"),
+        ("b", "0.1"),
+        ("b", "1.0"),
+        ("c", ""),
+    ]
+
+
 def test_a_training_that_fails_is_recorded_and_does_not_stop_the_rest(study, capsys):
     parameters = {"model.temperature": {"values": [-1, 1.0]}}
     assert study.run(parameters={**parameters, "seed": {"value": 0}}) == 0

@@ -9,6 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from kindred.config import CONFIGS, ConfigError, compose
 from kindred.sweep import as_overrides, check
 from kindred.sweep_file import read_sweep
+from kindred.sweep_report import published
 
 SHIPPED = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
 MODELS = {"queue": ["model=mocov2"], "views": ["model=simclr"]}
@@ -87,9 +88,43 @@ def test_a_grid_of_ranges_and_texts(write):
     assert grid[1] == {"model.warmup_epochs": 0.0, "views": "crop_only", "model.hidden_dim": 64}
 
 
+def test_several_grids_in_one_file():
+    """Wang & Liu's ten settings: two losses at four temperatures, and two that have none."""
+    sweep = read_sweep("wang_liu")
+    grid = sweep.grid()
+    assert len(grid) == 3 * (2 * 4 + 2)
+    assert [c["seed"] for c in grid] == [0] * 10 + [1] * 10 + [2] * 10
+    assert all(("model.temperature" in c) == (c["model.loss"] in ("contrastive", "hard_contrastive")) for c in grid)
+    assert sweep.parameters["model.loss"]["values"] == ["contrastive", "hard_contrastive", "simple", "hard_simple"]
+    assert sweep.varied == ["model.loss", "model.temperature"]
+    assert [sorted(sent["parameters"]) for sent in sweep.for_wandb()] == [
+        ["model.loss", "model.temperature", "seed"],
+        ["model.loss", "seed"],
+    ]
+    source, known = published(sweep)
+    assert "CIFAR-10" in source
+    keys = ("model.loss", "model.temperature")
+    assert {tuple(row[key] for key in keys) for row in known} == {tuple(c.get(key) for key in keys) for c in grid}
+
+
+def test_grids_of_one_file_must_agree(tmp_path):
+    path = tmp_path / "mine.yaml"
+    search = {key: value for key, value in GOOD.items() if key != "run_cap"} | {"method": "grid"}
+    search["parameters"] = {"seed": {"values": [0, 1]}}
+    path.write_text(yaml.safe_dump_all([search, {**search, "metric": {"name": "val/linear_top1", "goal": "maximize"}}]))
+    with pytest.raises(
+        ConfigError, match="metric: the grids of one file must agree, here 'val/knn_top1' and 'val/linear"
+    ):
+        read_sweep(str(path))
+    path.write_text(yaml.safe_dump_all([GOOD, GOOD]))
+    with pytest.raises(ConfigError, match="method is 'random': several searches in one file can only be grids"):
+        read_sweep(str(path))
+
+
 def test_what_wandb_is_sent_is_the_file_again(write):
     sweep = read_sweep(write()).with_overrides(["model=mocov2"])
     sent = sweep.for_wandb()
+    (sent,) = sent
     assert sent["parameters"]["model.temperature"] == GOOD["parameters"]["model.temperature"]
     assert sent["parameters"]["model.hidden_dim"] == {"value": 64}
     assert (sent["method"], sent["metric"], sent["run_cap"]) == ("random", GOOD["metric"], 5)
@@ -137,7 +172,7 @@ def test_a_file_that_cannot_be_run(write, changes, message):
 
 def test_names_keys_and_values_that_do_not_exist(write):
     with pytest.raises(
-        ConfigError, match=r"sweep=temprature: there is no .*Choices: methods, queue, temperature, views"
+        ConfigError, match=r"sweep=temprature: there is no .*Choices: methods, queue, temperature, views, wang_liu"
     ):
         read_sweep("temprature")
     with pytest.raises(ConfigError, match=r"views=nothing: there is no configs/views/nothing.yaml"):

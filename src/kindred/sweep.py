@@ -16,6 +16,7 @@ was cut. The sweep's directory, <log_dir>/sweeps/<name>/, holds
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -45,16 +46,15 @@ def check(sweep: SweepFile) -> DictConfig:
     Raises:
         ConfigError: a key, group or name that does not exist, before anything is trained.
     """
-    first = {key: values[0] for key, values in _choices(sweep).items()}
-    config = compose([*sweep.base, *as_overrides(first)])
-    for key, values in _choices(sweep).items():
-        for value in values[1:] if key in config.choices else ():
-            compose([*sweep.base, *as_overrides({**first, key: value})])
-    return config
-
-
-def _choices(sweep: SweepFile) -> dict[str, list]:
-    return {key: p["values"] if "values" in p else [p["min"]] for key, p in sweep.parameters.items()}
+    configs = []
+    for part in sweep.parts:
+        choices = {key: p["values"] if "values" in p else [p["min"]] for key, p in part.items()}
+        first = {key: values[0] for key, values in choices.items()}
+        configs.append(compose([*sweep.base, *as_overrides(first)]))
+        for key, values in choices.items():
+            for value in values[1:] if key in configs[0].choices else ():
+                compose([*sweep.base, *as_overrides({**first, key: value})])
+    return configs[0]
 
 
 def as_overrides(parameters: dict) -> list[str]:
@@ -69,7 +69,7 @@ def write_sweep(directory: Path, sweep: SweepFile) -> None:
     Raises:
         ConfigError: the directory belongs to another sweep.
     """
-    path, text = directory / "sweep.yaml", yaml.safe_dump(asdict(sweep) | {"base": list(sweep.base)}, sort_keys=False)
+    path, text = directory / "sweep.yaml", yaml.safe_dump(json.loads(json.dumps(asdict(sweep))), sort_keys=False)
     if path.exists() and path.read_text() != text:
         raise ConfigError(f"{directory} holds another sweep (see {path.name} there): choose another --directory")
     directory.mkdir(parents=True, exist_ok=True)
@@ -84,14 +84,16 @@ def run_with_wandb(sweep: SweepFile) -> None:
     """
     import wandb
 
+    project = os.environ.get("WANDB_PROJECT", "kindred")
     try:
-        name = wandb.sweep(sweep.for_wandb(), project=os.environ.get("WANDB_PROJECT", "kindred"))
+        names = [wandb.sweep(part, project=project) for part in sweep.for_wandb()]
     except (wandb.errors.Error, OSError) as error:
         raise ConfigError(
             f"ENGINE=wandb: W&B did not take the sweep ({' '.join(str(error).split())}); `wandb login` first, or leave "
             "ENGINE away: Optuna needs no server"
         ) from error
-    wandb.agent(name)
+    for name in names:
+        wandb.agent(name, project=project)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

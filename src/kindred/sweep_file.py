@@ -8,7 +8,8 @@
       model.optimizer.lr: {min: 0.01, max: 1.0, distribution: log_uniform_values}
     command: ["${env}", "${interpreter}", -m, kindred.train, "${args_no_hyphens}", trainer.max_epochs=20]
 
-What stands in `command` besides W&B's macros are overrides of every training. Reading a file imports neither library.
+What stands in `command` besides W&B's macros are overrides of every training. A file may hold several grids, one after
+another as YAML documents, where not every combination makes sense. Reading a file imports neither library.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ class SweepFile:
     Attributes:
         name: of the file, without its suffix.
         method, metric, goal, run_cap: as in the file; `run_cap` is None for "all of the grid".
-        parameters: key -> its settings, with `distribution` filled in.
+        parts: of each grid, or of the one search: key -> its settings, with `distribution` filled in.
         base: overrides of every training.
     """
 
@@ -49,8 +50,20 @@ class SweepFile:
     metric: str
     goal: str
     run_cap: int | None
-    parameters: dict[str, dict[str, Any]]
+    parts: tuple[dict[str, dict[str, Any]], ...]
     base: tuple[str, ...]
+
+    @property
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """All parameters; of those in several grids, the values of all."""
+        merged: dict[str, dict[str, Any]] = {}
+        for part in self.parts:
+            for key, settings in part.items():
+                if key in merged and "values" in settings:
+                    values = dict.fromkeys([*merged[key]["values"], *settings["values"]])
+                    settings = {"values": list(values), "distribution": "categorical"}
+                merged[key] = settings
+        return merged
 
     def with_overrides(self, overrides: Sequence[str]) -> "SweepFile":
         """The same sweep with `overrides` in every training.
@@ -70,17 +83,13 @@ class SweepFile:
 
     def grid(self) -> list[dict[str, Any]]:
         """Every combination, seeds varying slowest, so that an early look sees all values."""
-        keys = sorted(self.parameters, key=lambda key: key != SEED)
-        return [dict(zip(keys, c, strict=True)) for c in itertools.product(*(self._values(k) for k in keys))]
-
-    def _values(self, key: str) -> list[Any]:
-        settings = self.parameters[key]
-        if settings["distribution"] in ("categorical", "constant"):
-            return settings["values"]
-        if settings["distribution"] in ("int_uniform", "q_uniform"):
-            step, span = settings.get("q", 1), settings["max"] - settings["min"]
-            return [settings["min"] + step * i for i in range(int(span / step + 1e-9) + 1)]
-        raise ConfigError(f"parameters.{key}: a grid needs values, or min and max with distribution q_uniform")
+        combinations = [
+            dict(zip(part, values, strict=True))
+            for part in self.parts
+            for values in itertools.product(*(_values(key, settings) for key, settings in part.items()))
+        ]
+        seeds = list(dict.fromkeys(c.get(SEED) for c in combinations))
+        return sorted(combinations, key=lambda c: seeds.index(c.get(SEED)))
 
     def distributions(self) -> dict[str, "BaseDistribution"]:
         """What Optuna samples from."""
@@ -90,7 +99,7 @@ class SweepFile:
         for key, settings in self.parameters.items():
             kind = settings["distribution"]
             if self.method == "grid":
-                made[key] = CategoricalDistribution(self._values(key))
+                made[key] = CategoricalDistribution(_values(key, settings))
             elif kind in ("categorical", "constant"):
                 made[key] = CategoricalDistribution(settings["values"])
             elif kind == "int_uniform":
@@ -100,13 +109,14 @@ class SweepFile:
                 made[key] = FloatDistribution(settings["min"], settings["max"], log=log, step=step)
         return made
 
-    def for_wandb(self) -> dict[str, Any]:
-        """The configuration that W&B registers: this sweep with its base overrides, each training logging to W&B."""
+    def for_wandb(self) -> list[dict[str, Any]]:
+        """What W&B registers, one sweep for each grid, with the base overrides and each training logging to W&B."""
         command = ["${env}", "${interpreter}", "-m", "kindred.train", *self.base, "logger=wandb", ARGUMENTS]
         sent = {"name": self.name, "method": self.method, "metric": {"name": self.metric, "goal": self.goal}}
         if self.run_cap is not None:
             sent["run_cap"] = self.run_cap
-        return {**sent, "parameters": {k: _as_written(p) for k, p in self.parameters.items()}, "command": command}
+        parts = [{key: _as_written(settings) for key, settings in part.items()} for part in self.parts]
+        return [{**sent, "parameters": part, "command": command} for part in parts]
 
     def digest(self) -> str:
         """Six letters that differ where the sweep does."""
@@ -125,13 +135,27 @@ def read_sweep(name: str) -> SweepFile:
         names = ", ".join(sorted(p.stem for p in (CONFIGS / "sweep").glob("*.yaml")))
         raise ConfigError(f"sweep={name}: there is no configs/sweep/{name}.yaml, and no such file. Choices: {names}")
     try:
-        text = yaml.load(path.read_text(), _Loader)
+        documents = list(yaml.load_all(path.read_text(), _Loader))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     try:
-        return _checked(path.stem, text if isinstance(text, dict) else {})
+        return _joined([_checked(path.stem, text if isinstance(text, dict) else {}) for text in documents or [{}]])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _joined(sweeps: list[SweepFile]) -> SweepFile:
+    """Several grids as one sweep."""
+    first = sweeps[0]
+    for other in sweeps[1:]:
+        for key in ("method", "metric", "goal", "run_cap", "base"):
+            if getattr(other, key) != getattr(first, key):
+                raise ConfigError(
+                    f"{key}: the grids of one file must agree, here {getattr(first, key)!r} and {getattr(other, key)!r}"
+                )
+    if len(sweeps) > 1 and first.method != "grid":
+        raise ConfigError(f"method is {first.method!r}: several searches in one file can only be grids")
+    return replace(first, parts=tuple(part for sweep in sweeps for part in sweep.parts))
 
 
 def _checked(name: str, text: dict[str, Any]) -> SweepFile:
@@ -162,7 +186,7 @@ def _checked(name: str, text: dict[str, Any]) -> SweepFile:
         raise ConfigError("parameters: needs at least one, as <key>: {values: [...]}")
     parameters = {str(key): _parameter(key, settings) for key, settings in text["parameters"].items()}
     base = _base(text.get("command") or ["-m", "kindred.train", ARGUMENTS])
-    sweep = SweepFile(name, method, metric["name"], metric["goal"], cap, parameters, ())
+    sweep = SweepFile(name, method, metric["name"], metric["goal"], cap, (parameters,), ())
     if method == "grid":
         sweep.grid()
     return sweep.with_overrides(base)
@@ -201,6 +225,16 @@ def _parameter(key: str, settings: Any) -> dict[str, Any]:
     if kind == "q_uniform" and not settings.get("q", 0) > 0:
         raise ConfigError(f"parameters.{key}.q is {settings.get('q')!r}: q_uniform needs a step above 0")
     return settings
+
+
+def _values(key: str, settings: dict[str, Any]) -> list[Any]:
+    """The values of a parameter in a grid."""
+    if settings["distribution"] in ("categorical", "constant"):
+        return settings["values"]
+    if settings["distribution"] in ("int_uniform", "q_uniform"):
+        step, span = settings.get("q", 1), settings["max"] - settings["min"]
+        return [settings["min"] + step * i for i in range(int(span / step + 1e-9) + 1)]
+    raise ConfigError(f"parameters.{key}: a grid needs values, or min and max with distribution q_uniform")
 
 
 def _base(command: list[Any]) -> list[str]:

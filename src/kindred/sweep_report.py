@@ -1,4 +1,4 @@
-"""What a sweep says: a line while it runs, sweep.csv, sweep.png, and a table at the end."""
+"""What a sweep says: a line while it runs, sweep.csv, and a table at the end (sweep.png: kindred.sweep_figure)."""
 
 import csv
 import io
@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from kindred.config import CONFIGS
 from kindred.metrics import write_atomically
 from kindred.sweep_file import SweepFile
 
 ACCURACIES = {"kNN": "knn_top1", "linear": "linear_top1"}
 GEOMETRY = {"uniformity": "projector_uniformity", "tolerance": "projector_tolerance"}  # of what tau acts on
-KNN, LINEAR, QUIET = "#33658a", "#f26419", "#8d99ae"
+PUBLISHED = ("accuracy", "uniformity", "tolerance")  # columns of configs/published/
 Row = dict[str, Any]
 
 
@@ -55,10 +57,13 @@ def summary_line(rows: Sequence[Row], sweep: SweepFile) -> str:
 
 def setting(row: Row, keys: Sequence[str]) -> str:
     """Such as `temperature=0.2 seed=1`."""
-    return " ".join(f"{key.rpartition('.')[2]}={_number(row[key])}" for key in keys)
+    return " ".join(f"{key.rpartition('.')[2]}={number(row[key])}" for key in keys if key in row)
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A value as a person writes it; nothing for one that is absent."""
+    if value is None:
+        return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -73,13 +78,35 @@ def spread(rows: Sequence[Row], name: str) -> tuple[float, float]:
 
 
 def by_value(rows: Sequence[Row], keys: Sequence[str]) -> dict[tuple, list[Row]]:
-    """Successful rows by the values of `keys`: numbers by size, texts in the order of the sweep."""
+    """Successful rows by the values of `keys`, None for one that a row's grid lacks: numbers by size, texts as they come."""
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         if "error" not in row:
-            groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    numbers = all(isinstance(v, int | float) for group in groups for v in group)
-    return dict(sorted(groups.items())) if numbers else groups
+            groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
+    ranks = [_ranks([group[place] for group in groups]) for place in range(len(keys))]
+    return dict(sorted(groups.items(), key=lambda item: [rank[v] for rank, v in zip(ranks, item[0], strict=True)]))
+
+
+def _ranks(values: Sequence[Any]) -> dict[Any, float]:
+    """The places of values in an order: numbers by size, texts as they come, and what is absent last."""
+    different = list(dict.fromkeys(value for value in values if value is not None))
+    if is_numeric(different):
+        different.sort()
+    return {None: len(different), **{value: place for place, value in enumerate(different)}}
+
+
+def is_numeric(values: Sequence[Any]) -> bool:
+    """Whether all values are numbers."""
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def published(sweep: SweepFile) -> tuple[str, list[Row]]:
+    """Where published values of this sweep come from, and the values; nothing where none are known."""
+    path = CONFIGS / "published" / f"{sweep.name}.yaml"
+    if not path.exists():
+        return "", []
+    text = yaml.safe_load(path.read_text())
+    return text["source"], [dict(zip(text["columns"], row, strict=True)) for row in text["rows"]]
 
 
 def write_sweep_report(directory: Path, sweep: SweepFile, rows: Sequence[Row]) -> None:
@@ -90,96 +117,30 @@ def write_sweep_report(directory: Path, sweep: SweepFile, rows: Sequence[Row]) -
     table.writeheader()
     table.writerows(sorted(rows, key=lambda row: row["trial"]))
     write_atomically(directory / "sweep.csv", text.getvalue())
-    if by_value(rows, sweep.varied):
+    if by_value(rows, []):
+        from kindred.sweep_figure import draw_sweep
+
         draw_sweep(directory / "sweep.png", sweep, rows)
 
 
-def draw_sweep(path: Path, sweep: SweepFile, rows: Sequence[Row]) -> None:
-    """A column per varied parameter: accuracy against it, and below uniformity and tolerance of the projections.
-
-    Points are means over the seeds (and over the other parameters), bars one standard deviation. Uniformity is drawn
-    upside down, as Wang & Liu do: the higher, the more uniform.
-    """
-    from matplotlib.figure import Figure
-
-    from kindred.figures import _save
-
-    keys = sweep.varied or list(sweep.parameters)
-    figure = Figure(figsize=(1.2 + 4.6 * len(keys), 6.4), layout="constrained")
-    grid = figure.subplots(2, len(keys), squeeze=False, sharex="col")
-    for column, key in enumerate(keys):
-        groups = {values[0]: members for values, members in by_value(rows, [key]).items()}
-        above, below = grid[0][column], grid[1][column]
-        places = _places(above, list(groups))
-        for (label, name), colour in zip(ACCURACIES.items(), (KNN, LINEAR), strict=True):
-            _line(above, places, groups, name, label, colour)
-        for base, style in (("pixels/knn_top1", ":"), ("untrained/knn_top1", "--")):
-            values = [row[base] for row in rows if base in row]
-            if values:
-                label = f"kNN, {base.partition('/')[0]}"
-                above.axhline(statistics.mean(values), color=QUIET, linestyle=style, linewidth=1, label=label)
-        above.set_ylabel("accuracy, last epoch" if column == 0 else "")
-        above.legend(fontsize=8)
-        beside = below.twinx()
-        _line(below, places, groups, GEOMETRY["uniformity"], "uniformity", "#6a4c93", sign=-1)
-        _line(beside, places, groups, GEOMETRY["tolerance"], "tolerance", "#2a9d5c")
-        below.set_ylabel("uniformity (negated)", color="#6a4c93")
-        beside.set_ylabel("tolerance", color="#2a9d5c")
-        below.set_xlabel(key)
-        for axes in (above, below):
-            axes.grid(alpha=0.25)
-            axes.spines["top"].set_visible(False)
-        beside.spines["top"].set_visible(False)
-    good = sum("error" not in row for row in rows)
-    grid[0][0].set_title(f"{path.parent.name}: {good} runs", fontsize=9, loc="left")
-    _save(figure, path)
-
-
-def _places(axes, values: list) -> list[float]:
-    """Where the values are on the x axis: numbers where they belong, texts side by side; sets the axis' scale."""
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        axes.set_xticks(range(len(values)), [str(value) for value in values])
-        return [float(place) for place in range(len(values))]
-    if min(values) > 0 and max(values) / min(values) >= 10:
-        axes.set_xscale("log")
-    if len(values) <= 12:
-        axes.set_xticks(values, [_number(value) for value in values])
-        axes.minorticks_off()
-    return [float(value) for value in values]
-
-
-def _line(axes, places, groups, name, label, colour, sign=1) -> None:
-    """Means joined by a line, with bars of one standard deviation; without bars where there is one seed."""
-    means, deviations = zip(*(spread(members, name) for members in groups.values()), strict=True)
-    bars = [0.0 if math.isnan(deviation) else deviation for deviation in deviations]
-    axes.errorbar(places, [sign * m for m in means], bars, fmt="o-", color=colour, label=label, markersize=4, capsize=3)
-
-
 def print_sweep(directory: Path, sweep: SweepFile, rows: Sequence[Row], console: Console | None = None) -> None:
-    """The table of means over the seeds, what failed, and where everything is."""
+    """The table of means over the seeds, published values of the same, what failed, and where everything is."""
     console = console or Console()
     keys = sweep.varied or list(sweep.parameters)
+    headings = [key.rpartition(".")[2] for key in keys]
     names = {**ACCURACIES, **GEOMETRY}
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        title=str(directory),
-        title_justify="left",
-        title_style="",
-    )
-    for heading in (*[key.rpartition(".")[2] for key in keys], "n", *names):
-        table.add_column(heading, no_wrap=True)
+    table = _table(str(directory), *headings, "n", *names)
     table.caption = "last epoch, mean ± standard deviation over n runs; uniformity and tolerance of the projections"
     for values, members in by_value(rows, keys).items():
-        cells = []
-        for name in names.values():
-            mean, deviation = spread(members, name)
-            cells.append(
-                "" if math.isnan(mean) else f"{mean:.3f}" + ("" if math.isnan(deviation) else f" ± {deviation:.3f}")
-            )
-        table.add_row(*map(_number, values), str(len(members)), *cells)
+        cells = [_mean_and_deviation(*spread(members, name)) for name in names.values()]
+        table.add_row(*map(number, values), str(len(members)), *cells)
     console.print(table)
+    source, known = published(sweep)
+    if known:
+        table = _table(f"published: {source}", *headings, *PUBLISHED)
+        for row in known:
+            table.add_row(*(number(row.get(key)) for key in keys), *(number(row[column]) for column in PUBLISHED))
+        console.print(table)
     for row in rows:
         if "error" in row:
             console.print(
@@ -188,3 +149,19 @@ def print_sweep(directory: Path, sweep: SweepFile, rows: Sequence[Row], console:
             console.print(row["error"], markup=False, highlight=False, soft_wrap=True)
     console.print(f"picture: {directory / 'sweep.png'}, table: {directory / 'sweep.csv'}", soft_wrap=True)
     console.print(f'side by side: make compare RUNS="{directory}"', soft_wrap=True)
+
+
+def _table(title: str, *headings: str) -> Table:
+    return Table(
+        *headings,
+        title=title,
+        title_justify="left",
+        title_style="",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _mean_and_deviation(mean: float, deviation: float) -> str:
+    return "" if math.isnan(mean) else f"{mean:.3f}" + ("" if math.isnan(deviation) else f" ± {deviation:.3f}")

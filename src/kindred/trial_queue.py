@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kindred.config import ConfigError
@@ -43,9 +44,10 @@ class TrialQueue:
 
     def __init__(self, sweep: SweepFile, directory: Path, storage: str | None = None) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         warnings.filterwarnings(
-            "ignore", message=".*(heartbeat_interval|Heartbeat of storage)"
-        )  # `work` keeps it beating
+            "ignore", message="Heartbeat of storage"
+        )  # Study.optimize would keep it; here `work` does
         self.sweep, self.directory = sweep, directory
         self.storage = self._storage(storage or f"sqlite:///{directory / 'study.db'}")
         self.study = optuna.create_study(
@@ -58,7 +60,7 @@ class TrialQueue:
         self.distributions = sweep.distributions()
         if not self.study.trials:
             for parameters in self._known_from_the_start():
-                self.study.enqueue_trial(parameters, user_attrs={"planned": True})
+                self.study.enqueue_trial(parameters, user_attrs={"planned": list(parameters)})
 
     def _storage(self, url: str, attempts: int = 3) -> optuna.storages.RDBStorage:
         """The database, with Optuna's tables in it; workers that start together all try to make them, and one succeeds."""
@@ -133,10 +135,10 @@ class TrialQueue:
             begun = [trial for trial in trials if not _was_cut(trial) and trial.state is not TrialState.PRUNED]
             if not waiting and (self.sweep.method != "bayes" or len(begun) >= self.total()):
                 return None
-            trial = self.study.ask(self.distributions)
-            taken_away = self.sweep.method != "bayes" and "planned" not in trial.user_attrs
-            if taken_away or self._is_repeated(trial):  # several machines that started at once
-                self.study.tell(trial, state=TrialState.PRUNED)
+            trial = self._ask()
+            if trial is None or self._is_repeated(trial):  # several machines that started at once
+                if trial is not None:
+                    self.study.tell(trial, state=TrialState.PRUNED)
                 continue
             self.storage.record_heartbeat(trial._trial_id)
             trial.set_user_attr("worker", worker)
@@ -146,6 +148,18 @@ class TrialQueue:
                 self._tell(trial, 0)
                 continue
             return trial
+
+    def _ask(self) -> Trial | None:
+        """A trial with its parameters; None if it was planned, and another process took it in this moment."""
+        if self.sweep.method == "bayes":
+            return self.study.ask(self.distributions)
+        trial = self.study.ask()
+        if "planned" not in trial.user_attrs:
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return None
+        for key in trial.user_attrs["planned"]:  # of several grids not each has all parameters
+            _suggest(trial, key, self.distributions[key])
+        return trial
 
     def _is_repeated(self, trial: Trial) -> bool:
         earlier = self.study.get_trials(deepcopy=False)[: trial.number]
@@ -246,6 +260,16 @@ class TrialQueue:
             return True
         (self.directory / "workers" / worker).unlink(missing_ok=True)
         return False
+
+
+def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
+    """Have `trial` take a planned value."""
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(key, distribution.choices)
+    elif isinstance(distribution, IntDistribution):
+        trial.suggest_int(key, distribution.low, distribution.high)
+    else:
+        trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def _was_cut(trial: FrozenTrial) -> bool:
