@@ -1,12 +1,25 @@
-"""metrics.csv as a Lightning logger."""
+"""metrics.csv as a Lightning logger, and the loggers next to it."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import get_object
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
 
+from kindred.config import build
 from kindred.metrics import MetricsFile
+
+
+def build_loggers(config: DictConfig, directory: Path) -> list[Logger]:
+    """The loggers of `config.logger`; one whose constructor takes a `directory` is given the run directory."""
+    loggers = []
+    for name, node in config.logger.items():
+        takes_directory = "directory" in inspect.signature(get_object(node._target_)).parameters
+        loggers.append(build(config.logger, name, **({"directory": str(directory)} if takes_directory else {})))
+    return loggers
 
 
 class MetricsCSV(Logger):

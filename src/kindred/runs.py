@@ -6,6 +6,8 @@
     summary.json        flat: a metric's name -> its value at the last epoch, base lines, best values
     checkpoints/        last.ckpt, best.ckpt
     figures/            views.png, curves.png, neighbours.png
+    evaluation.json     the frozen encoder on the test split (make evaluate)
+    wandb.json, wandb/  with LOGGER=wandb: the W&B run's id, project, entity and mode; what is logged of it
 
 Importing this module imports no torch, so that listing and comparing runs is quick.
 """
@@ -41,6 +43,7 @@ TRUSTED = frozenset(
         ),
         "kindred.data.views.MultiView",
         "kindred.data.views.View",
+        "kindred.lars.LARS",
         "kindred.models.encoders.ConvNet",
         "kindred.models.encoders.resnet",
         "kindred.models.mocov2.MoCoV2",
@@ -49,7 +52,6 @@ TRUSTED = frozenset(
         "kindred.models.supcon.SupCon",
         "kindred.temperature.Cosine",
         "kindred.temperature.Learnable",
-        "lightly.utils.lars.LARS",
         "torch.optim.AdamW",
         "torch.optim.SGD",
     }

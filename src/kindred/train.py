@@ -37,7 +37,7 @@ def train(config: DictConfig) -> dict[str, float]:
     import lightning
 
     from kindred.callbacks.checkpoints import AtomicCheckpointIO
-    from kindred.loggers import MetricsCSV
+    from kindred.loggers import MetricsCSV, build_loggers
     from kindred.report import print_summary
 
     quieten()
@@ -62,12 +62,14 @@ def train(config: DictConfig) -> dict[str, float]:
         "trainer",
         default_root_dir=str(directory),
         callbacks=[callback for callback in build(config, "callbacks").values() if callback is not None],
-        logger=[csv, *build(config, "logger").values()],
+        logger=[csv, *build_loggers(config, directory)],
         plugins=[AtomicCheckpointIO()],
     )
     if trainer.is_global_zero:
         write_atomically(directory / "config.yaml", saved_form(config))
         write_environment(directory)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
 
     if not resuming:
         trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
@@ -76,6 +78,9 @@ def train(config: DictConfig) -> dict[str, float]:
     summary = write_summary(directory, trainer)
     if trainer.is_global_zero:
         print_summary(summary, directory)
+    for logger in trainer.loggers:
+        if finish := getattr(logger, "finish", None):
+            finish(summary)
     return summary
 
 

@@ -66,11 +66,14 @@ class Figures(Callback):
         names = np.array([*datamodule.class_names, "unlabelled"])  # label -1 is the last
         queries = datamodule.query.__getitems__(rows.tolist())
         bank = datamodule.bank.__getitems__(nearest.ravel().tolist())
-        draw_neighbours(
-            path,
+        found = (
             queries.images.numpy(),
             names[queries.labels.numpy()],
             bank.images.unflatten(0, nearest.shape).numpy(),
             names[bank.labels.numpy()].reshape(nearest.shape),
             similarities,
         )
+        draw_neighbours(path, *found)
+        for logger in trainer.loggers:
+            if log_neighbours := getattr(logger, "log_neighbours", None):
+                log_neighbours(*found)
