@@ -26,7 +26,17 @@ class ConfigError(ValueError):
 OmegaConf.register_new_resolver("lr.linear", linear_lr, replace=True)
 OmegaConf.register_new_resolver("lr.sqrt", sqrt_lr, replace=True)
 # Images of up to 64 pixels lose too much in the ImageNet stem (SimCLR, appendix B.9).
+OmegaConf.register_new_resolver(
+    "on_gpu", lambda where, there, otherwise: there if _on_gpu(where) else otherwise, replace=True
+)
 OmegaConf.register_new_resolver("small_images", lambda size: int(size) <= 64, replace=True)
+
+
+def _on_gpu(accelerator: str) -> bool:
+    """Whether Lightning's choice of `accelerator` is, on this machine, a GPU that computes in bfloat16."""
+    import torch
+
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:

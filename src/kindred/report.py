@@ -34,3 +34,4 @@ def print_summary(summary: dict[str, float], directory: Path, console: Console |
     # Unwrapped, so that the lines can be copied.
     console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
     console.print(f"longer:   make train RESUME={directory} EPOCHS=<more>", soft_wrap=True)
+    console.print(f"on test:  make evaluate RUN={directory}", soft_wrap=True)

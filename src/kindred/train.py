@@ -71,6 +71,7 @@ def train(config: DictConfig) -> dict[str, float]:
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
 
+    trainer.speed_up(module)
     if not resuming:
         trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
     trainer.fit(module, datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)

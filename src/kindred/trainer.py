@@ -1,0 +1,38 @@
+"""Lightning's Trainer with two settings more, which change how fast a step is and not what it computes."""
+
+import inspect
+from typing import Any
+
+import lightning
+import torch
+from lightning import LightningModule
+
+
+class Trainer(lightning.Trainer):
+    """lightning.Trainer; `configs/trainer/` holds its arguments.
+
+    Args:
+        compile: compile the encoder and every other part of the method (torch.compile). In place, so that checkpoints have
+            the same names with it and without.
+        channels_last: keep the encoder's weights, and with them what passes through it, in the order that convolutions on
+            GPUs are made for.
+    """
+
+    def __init__(self, *args: Any, compile: bool = False, channels_last: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.compile, self.channels_last = compile, channels_last
+
+    def speed_up(self, module: LightningModule) -> None:
+        """Prepare `module` for this trainer, before fit."""
+        if self.channels_last:
+            module.encoder.to(memory_format=torch.channels_last)
+        if self.compile:
+            for part in module.children():
+                if any(parameter.ndim > 1 for parameter in part.parameters()):  # a network; no queue, no temperature
+                    part.compile()
+
+
+# What kindred.config.check compares the keys with: *args and **kwargs would let every key pass.
+_own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name in ("compile", "channels_last")]
+_theirs = list(inspect.signature(lightning.Trainer).parameters.values())
+Trainer.__signature__ = inspect.Signature([*_theirs, *_own])
