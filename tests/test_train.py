@@ -116,7 +116,7 @@ def test_train_from_python_returns_the_summary(tmp_path):
 def test_mixed_precision_clipping_and_another_optimiser_are_plain_keys(tmp_path):
     overrides = [
         *("trainer.gradient_clip_val=0.5", "trainer.precision=bf16-mixed", "trainer.max_epochs=1"),
-        *("model.optimizer._target_=lightly.utils.lars.LARS", "model.optimizer.weight_decay=1e-6"),
+        *("model.optimizer._target_=kindred.lars.LARS", "model.optimizer.weight_decay=1e-6"),
     ]
     assert start(tmp_path / "run", overrides) == 0
     overrides = ["model.optimizer._target_=torch.optim.AdamW", "~model.optimizer.momentum", "trainer.max_epochs=1"]

@@ -6,12 +6,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kindred.data import decoding, imagefolder
 from kindred.data.cache import build_once
+from kindred.data.datamodule import MultiViewDataModule
 from kindred.data.imagefolder import ImageFolder
+from kindred.data.loading import ArrayImages
 from kindred.data.sources import ImageArray, ImageFiles
+from kindred.data.streaming import FileImages
+from kindred.data.views import MultiView, View
 
 
 def write(path, seed, size=(40, 30), mode="RGB"):
@@ -111,7 +116,7 @@ def test_second_start_decodes_nothing(root, monkeypatch):
     _, again = load(root)
     assert not seen
     assert (before.images == again.images).all()
-    assert isinstance(again.images.base, np.memmap)
+    assert isinstance(again.images.base.base, np.memmap)  # of which it is a slice
 
 
 @pytest.mark.parametrize("change", ["content", "time", "added", "removed", "renamed"])
@@ -197,6 +202,86 @@ def test_too_little_space(root, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(OSError, match=r"data\.source\.cache_dir: 8 decoded images .* data\.source\.stream=true"):
         load(root)
+
+
+def test_packed_space_is_counted_at_the_packed_size(root, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=8 * 3 * 24 * 24 - 1))
+    with pytest.raises(
+        OSError, match=r"data\.source\.cache_dir: 8 decoded images of 24 pixels .* or data\.source\.pack"
+    ):
+        load(root, pack=24)
+    assert not list((root / ".kindred").iterdir())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=8 * 3 * 24 * 24))
+    assert len(load(root, pack=24)[1].images) == 8
+
+
+# Packed: stored larger than they are looked at
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_packed_squares_are_pillows(root, monkeypatch, stream):
+    source, array = load(root, pack=24, stream=stream)
+    assert array.images.shape == (8, 3, 24, 24)
+    for image, name in zip(array.images, source._list("train").names, strict=True):
+        original = Image.open(root / "train" / name.decode()).convert("RGB")
+        resized = original.resize((32, 24), Image.Resampling.BILINEAR)  # of 40 x 30
+        assert (image == np.asarray(resized.crop((4, 0, 28, 24))).transpose(2, 0, 1)).all()
+    seen = decoded(monkeypatch)
+    _, again = load(root, pack=24, stream=stream)
+    assert not seen
+    assert (again.images == array.images).all()
+
+
+def test_packed_images_are_evaluated_as_streamed_ones(tmp_path):
+    """With image_size 28 streaming resizes to 32 and looks at the central 28 pixels, as with 224 to 256."""
+    for i, size in enumerate([(40, 30), (30, 41), (77, 32), (28, 91), (32, 32), (33, 50)]):
+        write(tmp_path / "train" / "x" / f"{i}.png", i, size)
+    everything = np.arange(6)
+    packed = ArrayImages(load(tmp_path, image_size=28, pack=32)[1], everything)
+    views = MultiView([View(size=28), View(size=28)], seed=0)
+    streamed = FileImages(load(tmp_path, image_size=28, stream=True)[1], everything, views, 28, 3)
+    for items in ([5, 0, 3], [1, 2, 4]):
+        for ours, theirs in zip(packed.__getitems__(items), streamed.__getitems__(items), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_packed_images_train_whole_and_a_batch_at_a_time(root):
+    _, array = load(root, image_size=14, pack=16)
+    positions = np.array([7, 2, 4])
+    batch = ArrayImages(array, positions).train_items(np.array([2, 0]), epoch=3)
+    assert (batch.images.numpy() == array.images[[4, 7]]).all()
+    assert batch.labels.tolist() == [1, 1]
+    assert batch.index.tolist() == [4, 7]
+    assert batch.images.is_contiguous()
+
+
+def test_packed_images_through_the_datamodule(root):
+    source = ImageFolder(str(root), image_size=14, pack=16)
+    views = MultiView([View(size=14), View(size=14)], seed=0)
+    data = MultiViewDataModule(source, views, batch_size=4, image_size=14, channels=3, val_size=2)
+    data.setup()
+    assert next(iter(data.train_dataloader())).images.shape == (4, 3, 16, 16)
+    assert next(iter(data.val_dataloader()[1])).images.shape == (2, 3, 14, 14)
+
+
+def test_skipped_images_leave_no_gap_in_a_pack(root):
+    _, whole = load(root, pack=24)
+    truncate(root / "train" / "cat" / "1.PNG")
+    truncate(root / "train" / "dog" / "2.webp")
+    source, rest = load(root, pack=24, on_bad_image="skip")
+    assert source.skipped == 2
+    assert (rest.images == np.delete(whole.images, [1, 6], axis=0)).all()
+    assert rest.labels.tolist() == [0] * 3 + [1] * 3
+
+
+@pytest.mark.parametrize("gone", [[0], [999], [255, 256], list(range(100, 700))])
+def test_rows_are_moved_up_in_place(tmp_path, gone):
+    array = np.random.default_rng(0).integers(0, 256, (1000, 2)).astype(np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    kept = np.delete(np.arange(1000), gone)
+    decoding.keep_rows(tmp_path / "a.npy", kept)
+    assert (np.load(tmp_path / "a.npy")[: len(kept)] == array[kept]).all()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 # Bad images
@@ -293,6 +378,9 @@ def test_bad_settings():
         ImageFolder("x", 16, on_bad_image="ignore")
     with pytest.raises(ValueError, match=r"data\.channels is 4"):
         ImageFolder("x", 16, channels=4)
+    for pack in (223, 0, True, 256.0):
+        with pytest.raises(ValueError, match=rf"data\.source\.pack is {pack}: .* data\.image_size=224 up, .* 256"):
+            ImageFolder("x", 224, pack=pack)
 
 
 def test_constructor_does_no_work():

@@ -91,14 +91,16 @@ def decode_all(
 
 
 def keep_rows(path: Path, rows: np.ndarray) -> None:
-    """Rewrite the array in a .npy file with some of its rows only."""
-    array = np.load(path, mmap_mode="r")
-    shorter = path.with_name(f"{path.name}.shorter")
-    target = np.lib.format.open_memmap(shorter, "w+", array.dtype, (len(rows), *array.shape[1:]))
-    for start in range(0, len(rows), 4096):
-        target[start : start + 4096] = array[rows[start : start + 4096]]
-    target.flush()
-    os.replace(shorter, path)
+    """Bring `rows` (ascending) of the array in a .npy file to its start; what follows them is left as it is.
+
+    In place, because a shorter copy would need the space twice.
+    """
+    array = np.load(path, mmap_mode="r+")
+    for start in range(0, len(rows), 256):
+        chosen = rows[start : start + 256]
+        if chosen[-1] != start + len(chosen) - 1:  # else they are where they should be
+            array[start : start + len(chosen)] = array[chosen]
+    array.flush()
 
 
 def _decode_some(

@@ -1,4 +1,4 @@
-"""Your own images: root/<split>/<class>/*.jpg|png|..., decoded once into a cache (small) or streamed (large)."""
+"""Your own images: root/<split>/<class>/*.jpg|png|..., decoded once into a cache, or streamed."""
 
 import hashlib
 import math
@@ -12,7 +12,7 @@ import numpy as np
 from kindred.data.cache import build_once, open_array
 from kindred.data.decoding import decode_all, keep_rows
 from kindred.data.listing import LAYOUT, Listing, list_images
-from kindred.data.sources import ImageArray, ImageFiles
+from kindred.data.sources import ImageArray, ImageFiles, PackedArray
 
 VERSION = 1  # of how a file becomes pixels: raise it when `decoding.centre` changes
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,15 +22,20 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ImageFolder:
     """A folder of images; split folders are named train, val and test (the last two optional).
 
-    Small images are decoded once, in parallel: shorter side resized to `image_size`, central square, into a
-    memory-mapped uint8 array whose name changes when any file does. With `stream` nothing is stored; the loader's
-    workers decode.
+    Images are decoded once, in parallel: shorter side resized, central square, into a memory-mapped uint8 array whose name
+    changes when any file does. With `stream` nothing is stored: the loader's workers decode, and crop the whole image.
+
+    `pack` is for large images that fit a disk. It stores squares larger than `image_size`, which leaves room for
+    training's crops, and reading them is a copy. Evaluation looks at the central 7/8 of each side: with 256 and an
+    `image_size` of 224, at the very pixels that streaming shows it. Training's crops differ: the ends of the longer side
+    are lost to them (a quarter of a 4:3 photograph), and small crops are enlarged from fewer pixels.
 
     Args:
         root: holds the split folders.
-        image_size: pixels, of the cached images.
+        image_size: of evaluation images, in pixels; without `pack` also of the stored squares.
         channels: 3 (converted to RGB) or 1 (grey).
-        stream: for images too large to hold decoded.
+        stream: for images too large to hold decoded; has no say when `pack` is given.
+        pack: side of the stored squares in pixels, at least `image_size`.
         cache_dir: where the cache goes; None: <root>/.kindred.
         on_bad_image: "error" names the first file that cannot be decoded. "skip" leaves such files out and counts them
             in `skipped`; when streaming, every file is read once for that before the first run, and the list of bad
@@ -49,6 +54,7 @@ class ImageFolder:
         image_size: int,
         channels: int = 3,
         stream: bool = False,
+        pack: int | None = None,
         cache_dir: str | None = None,
         on_bad_image: str = "error",
         mean: tuple[float, ...] = IMAGENET_MEAN,
@@ -58,7 +64,14 @@ class ImageFolder:
             raise ValueError(f'data.source.on_bad_image is {on_bad_image!r}: choose "error" or "skip"')
         if channels not in (1, 3):
             raise ValueError(f"data.channels is {channels}: image files are read as 3 (colour) or 1 (grey)")
-        self.root, self.image_size, self.channels, self.stream = str(root), image_size, channels, stream
+        if pack is not None and (not isinstance(pack, int) or pack < image_size):
+            raise ValueError(
+                f"data.source.pack is {pack!r}: give a number of pixels from data.image_size={image_size} up, "
+                f"for example {round(image_size * 256 / 224)}, or null"
+            )
+        self.root, self.channels, self.pack = str(root), channels, pack
+        self.stream = stream and not pack
+        self.stored_size = pack or image_size
         self.cache_dir = Path(root) / ".kindred"
         if cache_dir:  # may be shared by several roots
             place = os.path.abspath(root)
@@ -97,7 +110,8 @@ class ImageFolder:
             self._skipped[split] = len(bad)
         if self.stream:
             return ImageFiles(listing.folder, listing.names[kept], listing.labels[kept])
-        return ImageArray(open_array(folder / "images.npy"), listing.labels[kept])
+        images = open_array(folder / "images.npy")[: len(kept)]
+        return (PackedArray if self.pack else ImageArray)(images, listing.labels[kept])
 
     @property
     def skipped(self) -> int:
@@ -109,9 +123,9 @@ class ImageFolder:
         return not self.stream or self.on_bad_image == "skip"
 
     def _cache(self, split: str) -> Path:
-        """<cache>/<split>-<what>-<key>, complete: kept.npy (positions int64) and, unless streaming, images.npy."""
+        """<cache>/<split>-<what>-<key>, complete: kept.npy (positions int64) and, unless streaming, their images.npy."""
         listing = self._list(split)
-        what = f"{split}-checked" if self.stream else f"{split}-{self.image_size}px-{self.channels}ch"
+        what = f"{split}-checked" if self.stream else f"{split}-{self.stored_size}px-{self.channels}ch"
         folder = self.cache_dir / f"{what}-v{VERSION}-{listing.fingerprint[:20]}"
         build_once(folder, partial(self._build, split), key="data.source.cache_dir")
         for other in self.cache_dir.glob(f"{what}-*"):  # of files that have changed since
@@ -125,17 +139,20 @@ class ImageFolder:
         images = None
         if not self.stream:
             images = folder / "images.npy"
-            shape = (count, self.channels, self.image_size, self.image_size)
+            shape = (count, self.channels, self.stored_size, self.stored_size)
             needed, free = math.prod(shape), shutil.disk_usage(folder).free
             if needed > free:
+                less = "data.image_size to a smaller number, or data.source.stream=true"
+                if self.pack:
+                    less = "or data.source.pack to a smaller number or null"
                 raise OSError(
-                    f"data.source.cache_dir: {count} decoded images of {self.image_size} pixels need {needed / 1e9:.1f} GB "
+                    f"data.source.cache_dir: {count} decoded images of {self.stored_size} pixels need {needed / 1e9:.1f} GB "
                     f"and {self.cache_dir} has {free / 1e9:.1f} GB free; set data.source.cache_dir to a larger place, "
-                    "data.image_size to a smaller number, or data.source.stream=true"
+                    f"{less}"
                 )
             np.lib.format.open_memmap(images, "w+", np.uint8, shape)
         stop_at_first = self.on_bad_image == "error"
-        bad = decode_all(listing.folder, listing.names, images, self.image_size, self.channels, stop_at_first)
+        bad = decode_all(listing.folder, listing.names, images, self.stored_size, self.channels, stop_at_first)
         if bad and stop_at_first:
             raise ValueError(f"{next(iter(bad.values()))}{_hint(1)}")
         if len(bad) == count:

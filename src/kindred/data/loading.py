@@ -47,12 +47,16 @@ class ArrayImages:
 
     def __getitems__(self, items: Any) -> Batch:
         """`items`: list of ints or integer array [B]."""
-        positions = self.positions[items]
-        return Batch(*(torch.from_numpy(part) for part in (*(part[positions] for part in self.array), positions)))
+        batch = self.train_items(items, epoch=0)
+        margin, (height, width) = self.array.margin, batch.images.shape[2:]
+        inner = batch.images[:, :, margin : height - margin, margin : width - margin]
+        return batch._replace(images=inner.contiguous())
 
-    def train_items(self, items: np.ndarray, epoch: int) -> Batch:
+    def train_items(self, items: Any, epoch: int) -> Batch:
         """In memory an epoch's images are any epoch's: the crops are made on the device."""
-        return self.__getitems__(items)
+        positions = self.positions[items]
+        images = self.array.images.take(positions, axis=0)  # [positions] takes longer where images are large
+        return Batch(*map(torch.from_numpy, (images, self.array.labels[positions], positions)))
 
 
 class EpochItems(NamedTuple):

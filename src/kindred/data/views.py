@@ -223,10 +223,15 @@ class MultiView:
         return result
 
 
+def _on_host(tensor: Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
 def _chunks(result: Tensor) -> list[slice]:
     """Cuts a batch to what fits into a CPU's caches; a view does not depend on its neighbours."""
     batch, step = len(result), len(result)
-    if result.device.type == "cpu":
+    if _on_host(result):
         step = CHUNK_VALUES * torch.get_num_threads() // math.prod(result.shape[1:])
     step = max(1, step)
     return [slice(start, start + step) for start in range(0, batch, step)]
@@ -234,8 +239,7 @@ def _chunks(result: Tensor) -> list[slice]:
 
 def _apply_(images: Tensor, happens: Tensor, operations: list[Operation]) -> None:
     """Runs in-place operations on the images [B, C, H, W] where `happens` [B]; elsewhere their parameters are neutral."""
-    if images.device.type != "cpu":
-        # choosing images would wait for the device
+    if not _on_host(images):
         for operation, parameter in operations:
             operation(images, parameter)
         return

@@ -25,7 +25,7 @@ def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int, *key: int)
         [B, D], in the order of `images`.
     """
     ranks, batch = world_size(), len(images)
-    order = torch.from_numpy(permutation(ranks * batch, *key)).to(images.device)
+    order = torch.from_numpy(permutation(ranks * batch, *key)).to(images.device, non_blocking=True)
     own = order.chunk(ranks)[rank()]
     everything = gather(images)
     keys = gather(torch.cat([encoder(everything[group]) for group in own.chunk(splits // ranks)]))
