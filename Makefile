@@ -55,14 +55,14 @@ sweep: $(INSTALLED) ## many trainings: SWEEP=temperature MODEL=... JOBS=2 (go on
 		$(ARGS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(RETRY),--retry)
 
 compare: $(INSTALLED) ## runs side by side: RUNS="logs/photos/*/*", or a sweep's directory
-	@$(BIN)/python -m kindred.compare $(foreach run,$(or $(RUNS),logs),'$(run)')
+	@$(BIN)/python -m kindred.compare $(foreach run,$(or $(RUNS),logs),'$(run)') $(ARGS)
 
 evaluate: $(INSTALLED) ## judge a finished run on the test split: RUN=logs/latest DATA=... LABELS=0.1
 	@$(BIN)/python -m kindred.evaluate --run $(or $(RUN),logs/latest) $(if $(DATA),--data $(DATA)) \
-		$(if $(LABELS),--labels $(LABELS))
+		$(if $(LABELS),--labels $(LABELS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 export: $(INSTALLED) ## write a run's encoder to a file: RUN=logs/latest FORMAT=safetensors|onnx|torch-export
-	@$(BIN)/python -m kindred.export --run $(or $(RUN),logs/latest) --format $(or $(FORMAT),safetensors)
+	@$(BIN)/python -m kindred.export --run $(or $(RUN),logs/latest) --format $(or $(FORMAT),safetensors) $(ARGS)
 
 test: $(INSTALLED) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -116,7 +116,7 @@ def test_runs_that_cannot_be_read_are_named_and_left_out(tmp_path, run_main):
 def test_metrics_of_the_test_split_and_of_an_evaluation_have_their_own_columns(tmp_path, run_main):
     write_run(tmp_path / "logs" / "a", [0.5])
     write_run(tmp_path / "logs" / "b", [0.5], more={"test/knn_top1": 0.25}, changes={"data.val_size": 0})
-    (tmp_path / "logs" / "b" / "evaluation.json").write_text('{"linear_top1": 0.875}')
+    (tmp_path / "logs" / "b" / "evaluation.json").write_text('{"test/linear_top1": 0.875}')
     heading, a, b = run_main("logs").table
     assert heading == ["val_size", "n", "kNN", "kNN best", "test kNN", "test kNN best", "evaluated linear", "seconds"]
     assert a[4:7] == ["", "", ""]

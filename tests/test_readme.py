@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 
 from kindred.config import check, compose
+from kindred.sweep import check as check_sweep
+from kindred.sweep_file import read_sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -53,6 +56,29 @@ def test_it_is_short_enough_to_be_read():
 def test_every_training_composes_and_fits_the_signatures(command):
     if not any(argument.startswith("RESUME=") for argument in command):
         check(compose(overrides(command)))
+
+
+def test_every_sweep_composes():
+    sweeps = [command for command in COMMANDS if command[:2] == ["make", "sweep"]]
+    assert sweeps
+    for command in sweeps:
+        variables = dict(argument.split("=", 1) for argument in command[2:])
+        check_sweep(read_sweep(variables["SWEEP"]).with_overrides(overrides(command)))
+
+
+@pytest.mark.parametrize("name", ["compare", "evaluate", "export"])
+def test_what_follows_a_run(name, run, tmp_path):
+    """The commands that take a run, on one, each as a person types it."""
+    (command,) = [command for command in COMMANDS if command[:2] == ["make", name]]
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    words = [word.replace("logs/latest", str(copy)).replace("logs/photos/*/*", f"{tmp_path}/*") for word in command]
+    output = shell(
+        [*words, f"VENV={Path(sys.executable).parents[1]}", f"ARGS=--output {tmp_path / 'out'}"][
+            : -1 if name == "evaluate" else None
+        ]
+    )
+    assert {"compare": "kNN best", "evaluate": "test", "export": "onnx"}[name] in output
 
 
 def test_files_that_it_names_exist():

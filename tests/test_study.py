@@ -71,7 +71,7 @@ def test_seeds_are_folded_into_mean_and_sample_standard_deviation(tmp_path):
 def test_a_metric_that_one_seed_lacks_is_the_mean_of_the_others(tmp_path):
     write_run(tmp_path / "a", [0.5], more={"val/tolerance": 0.25})
     write_run(tmp_path / "b", [0.7], seed=1)
-    (tmp_path / "b" / "evaluation.json").write_text('{"linear_top1": 0.75, "knn_top1": null}')
+    (tmp_path / "b" / "evaluation.json").write_text('{"test/linear_top1": 0.75, "test/knn_top1": null}')
     _, [group] = fold_seeds(find_runs([tmp_path]))
     assert group.values("val/tolerance") == [0.25]
     assert group.values("evaluation/linear_top1") == [0.75]

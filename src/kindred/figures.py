@@ -7,13 +7,15 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from kindred.metrics import temporary_name
+
 RIGHT, WRONG, QUIET = "#2a9d5c", "#d1495b", "#8d99ae"
 
 
 def _save(figure: Figure, path: Path) -> None:
     """Write a PNG under a temporary name and rename it."""
     FigureCanvasAgg(figure)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(temporary, format="png", dpi=110)
     temporary.replace(path)
@@ -109,4 +111,53 @@ def draw_neighbours(
                 spine.set(color=colour, linewidth=2.5)
     grid[0][0].set_title("query", fontsize=9)
     grid[0][1].set_title("nearest", fontsize=9)
+    _save(figure, path)
+
+
+def draw_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str]) -> None:
+    """What each class is taken for: shares of a row's images, up to 20 classes in per cent.
+
+    Args:
+        matrix: int64 [C, C]: images of the row's class that were taken for the column's.
+        class_names: of the C classes; written out up to 50.
+    """
+    count = len(class_names)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(12.0, 3.0 + 0.38 * count)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if count <= 50:
+        names = [_short(name, 24) for name in class_names]
+        axes.set_xticks(range(count), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(count), names, fontsize=8)
+    if count <= 20:
+        for row, column in np.argwhere(shares >= 0.005):
+            share = shares[row, column]
+            colour = "white" if share > 0.5 else "black"
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    _save(figure, path)
+
+
+def draw_map(path: Path, points: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Images as points on a plane, coloured by class; up to 50 classes are named where their middle is.
+
+    Args:
+        points: float [N, 2]; only what is near what means something, so the axes have no numbers.
+        labels: int64 [N] in [0, C).
+        class_names: of the C classes.
+    """
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*points.T, c=labels, cmap="tab20" if len(class_names) <= 20 else "hsv", s=9, linewidths=0)
+    if len(class_names) <= 50:
+        for label in np.unique(labels):
+            middle = np.median(points[labels == label], axis=0)
+            box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
+            axes.text(*middle, _short(class_names[label]), ha="center", va="center", fontsize=8, bbox=box)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_aspect("equal", adjustable="datalim")
     _save(figure, path)

@@ -169,10 +169,10 @@ class Group:
 
 
 def numbers(run: Run) -> dict[str, float]:
-    """The numbers of summary.json, and of evaluation.json, if there is one, its linear_top1 as `evaluation/linear_top1`."""
+    """The numbers of summary.json, and of evaluation.json, if there is one, its linear probe as `evaluation/linear_top1`."""
     path = run.path / "evaluation.json"
     evaluation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    reached = run.summary | {"evaluation/linear_top1": evaluation.get("linear_top1")}
+    reached = run.summary | {"evaluation/linear_top1": evaluation.get("test/linear_top1")}
     return {name: float(value) for name, value in reached.items() if _is_number(value) and not math.isnan(value)}
 
 

@@ -1,0 +1,177 @@
+"""Every benchmark runs in its tiny form; rows, targets and tables are computed as they say."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = ("losses", "queues", "knn", "loading", "training", "scaling", "gpu")
+MODULES = (*SCRIPTS, "measure", "report", "table", "trainings", "imagenet")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """name -> a module of benchmarks/, found as a script there finds it, on one thread, with processes that are forked."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # a child forked after a parallel operation would hang
+    monkeypatch.setattr(importlib.import_module("measure"), "START_METHOD", "fork")
+    yield importlib.import_module
+    torch.set_num_threads(before)
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_measures_and_writes_rows(load, name, tmp_path):
+    if name in ("losses", "knn", "scaling") and not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peak memory is read from Linux's /proc")
+    repeats = {"training": ["--rounds", "1"], "gpu": []}.get(name, ["--repeats", "2"])
+    rows = load(name).main(["--tiny", "--output", str(tmp_path), *repeats])
+    assert rows
+    for row in rows:
+        assert row.what
+        assert row.against
+        assert row.kindred
+        assert all(math.isfinite(value) for value in (*row.kindred, *row.peer, *row.values))
+        if row.unit != "exponent":  # of such small sizes an exponent may have any sign
+            assert min(*row.kindred, *row.peer, math.inf) > 0, row.what
+        assert len(row.values) == (len(row.kindred) if row.peer else 0)
+    record = json.loads((tmp_path / f"{name}.json").read_text())
+    assert [row["what"] for row in record["results"]["rows"]] == [row.what for row in rows]
+    assert {"command", "date", "processor", "cores", "versions"} < record.keys()
+    assert rows[0].what in (tmp_path / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("sense", "kindred", "peer", "target", "values", "reached"),
+    [
+        ("times less", [2.0, 1.0, 4.0], [4.0, 4.0, 4.0], 1.8, [2.0, 4.0, 1.0], True),
+        ("times less", [2.0, 1.0, 4.0], [4.0, 4.0, 4.0], 2.1, [2.0, 4.0, 1.0], False),
+        ("times more", [6.0, 2.0], [2.0, 2.0], 2.0, [3.0, 1.0], True),
+        ("at least", [2.0], [4.0], 0.5, [0.5], True),
+        ("at most", [4.0, 8.0], [4.0], 1.4, [1.0, 2.0], False),
+        ("more", [5.0, 9.0], [4.0, 4.0], 3.0, [1.0, 5.0], True),
+        ("off by", [1.9, 1.5], [2.0], 0.1, [-0.05, -0.25], False),
+        ("off by", [2.1], [2.0], 0.1, [0.05], True),
+        ("times less", [2.0], [], 1.8, [], None),
+        ("times less", [2.0], [2.0], None, [1.0], None),
+    ],
+)
+def test_a_row_compares_turn_by_turn_and_its_median_with_the_target(
+    load, sense, kindred, peer, target, values, reached
+):
+    row = load("report").Row("what", "against", "s", kindred, peer, sense, target)
+    assert row.values == pytest.approx(values)
+    assert row.reached is reached
+    assert len(row.cells()) == len(load("report").COLUMNS)
+
+
+def test_peak_memory_is_that_of_the_work_alone(load):
+    measure = load("measure")
+    grown = measure.in_fresh_process(grow_by, 48 * 2**20)
+    assert grown == pytest.approx([48] * 3, abs=1.0)
+
+
+def grow_by(size):
+    measure = importlib.import_module("measure")
+    np.ones(256 * 2**20, dtype=np.uint8)  # an earlier peak, which must not count
+    return measure.peak_growth(lambda: np.ones(size, dtype=np.uint8).sum(), 3)
+
+
+def test_contestants_take_turns(load):
+    calls = []
+    turns = {"a": (2, lambda: calls.append("a")), "b": (1, lambda: calls.append("b"))}
+    clock = iter(range(100))
+    seconds = load("measure").alternate(turns, 2, lambda: next(clock))
+    assert "".join(calls) == "ab" + "aab" * 2
+    assert seconds == {"a": [0.5, 0.5], "b": [1.0, 1.0]}
+
+
+def test_one_table_holds_all_results_and_the_reasons_for_what_was_missed(load, tmp_path):
+    report, table = load("report"), load("table")
+    rows = [
+        report.Row("time", "peer", "s", [1.0], [1.5], "times less", 1.8),
+        report.Row("memory", "peer", "MiB", [1.0], [50.0], "times less", 25),
+        report.Row("large", "peer", "s", [1.0], [], "times less", 1.8, "needs 31 GiB"),
+    ]
+    report.save_rows(tmp_path, "losses", rows, ("torch",), "2 threads")
+    report.save(tmp_path, "startup", "", {"seconds": [[10.0, 9.0], [10.0, 12.0]]}, ("torch",))
+    rates = {"Kindred": [900.0], "lightly SimCLRTransform, PIL": [100.0], "Kornia, slice crop": [300.0]}
+    report.save(tmp_path, "views", "", {"32x32, batch 512": rates, "224x224": rates}, ("torch",))
+    found = table.write(tmp_path, {"time, against peer": "The products take all of it."})
+
+    reached = {(row.what, row.against): row.reached for row in found}
+    assert reached[("views, 32x32, batch 512", "lightly SimCLRTransform, PIL")] is False  # 9x, and 10x are asked for
+    assert reached[("views, 224x224", "lightly SimCLRTransform, PIL")] is True
+    assert reached[("time", "peer")] is False
+    assert reached[("memory", "peer")] is True
+    assert reached[("large", "peer")] is None
+    assert reached[("from the command to the first training step", "python -c 'import lightning, torchvision'")] is True
+    text = (tmp_path / "bench.md").read_text()
+    assert "Targets reached: 5, missed: 2." in text
+    assert "## time, against peer\n\nThe products take all of it." in text
+    assert "Not explained yet" in text.split("## views, 32x32")[1]
+    assert "## memory" not in text
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["reached"] for row in written["rows"]] == [row.reached for row in found]
+    assert set(written["sources"]) == {"views", "losses", "startup"}
+
+
+def exact_curves():
+    """Curves that follow theory to the letter, but for a constant in the small sizes."""
+    curves = {}
+    for name, time, memory in (("loss", 2, 0.004), ("queue", 1, 0.001), ("bank", 1, 0.002)):
+        sizes = [256 * 4**i for i in range(5)]
+        seconds = [[1e-6 * size**time, 3e-6 * size**time, 2e-6 * size**time] for size in sizes]
+        curves[name] = {"sizes": sizes, "seconds": seconds, "mib": [[memory * size] * 3 for size in sizes]}
+        curves[name]["mib"][0] = [99.0] * 3
+    return curves
+
+
+def test_exponents_are_fitted_to_the_upper_part_of_each_curve(load):
+    scaling = load("scaling")
+    for name, measured in exact_curves().items():
+        for row in scaling.rows_of(name, measured):
+            assert row.kindred == pytest.approx([row.peer[0]] * 3)
+            assert row.reached
+
+
+def test_what_imagenet_needs_follows_from_shapes_and_fits(load):
+    imagenet = load("imagenet")
+    few, many = (imagenet.needs(ranks, exact_curves()) for ranks in (8, 64))
+    assert few["gather"] == pytest.approx(2 * 7 / 8 * 2 * 4096 * 128 * 4 / 2**20)
+    assert many["gather"] == pytest.approx(2 * 63 / 64 * 2 * 4096 * 128 * 4 / 2**20)
+    assert few["loss"] == pytest.approx(0.004 * 4096 + 8)  # and the tile
+    assert few["queue"] == many["queue"] == pytest.approx(0.001 * 65_536)
+    assert few["bank"] == pytest.approx(0.002 * 1_281_167 / 8 * 2048 / 512)
+    assert many["bank"] == pytest.approx(few["bank"] / 8)
+    assert few["loss_as_matrix"] == pytest.approx(8192 / 8 * 8192 * 4 / 2**20)
+    assert few["loss_share"] == pytest.approx(many["loss_share"])
+
+
+def test_the_page_gets_its_tables_between_its_marks(load, tmp_path):
+    report, imagenet = load("report"), load("imagenet")
+    page = tmp_path / "scaling.md"
+    page.write_text("before\n<!-- measured -->\nyesterday\n<!-- /measured -->\nafter\n")
+    imagenet.write_page(page, exact_curves(), tmp_path)
+    assert "Decoding was not measured yet" in page.read_text()
+    worker = report.Row("worker", "peer", "images/s/core", [90.0, 100.0, 120.0], [50.0], "times more", 1.5)
+    report.save_rows(tmp_path, "loading", [worker], ("torch",))
+    imagenet.write_page(page, exact_curves(), tmp_path)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- measured -->")
+    assert text.endswith("<!-- /measured -->\nafter\n")
+    assert "yesterday" not in text
+    assert "| 1,000 | 80 | 640 | 10.0 |" in text
+    assert "| loss, of the global batch | 2.00 (2) | 1.00 (1) |" in text
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match=r"scaling\.md has no lines"):
+        imagenet.write_page(page, exact_curves(), tmp_path)
