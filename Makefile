@@ -79,8 +79,7 @@ format: $(INSTALLED) ## mend style
 	$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## measure Kindred against its peers; tables go to benchmarks/results/
-	$(BIN)/python benchmarks/views.py --output benchmarks/results
-	$(BIN)/python benchmarks/startup.py --output benchmarks/results
+	$(BIN)/python benchmarks/table.py --output benchmarks/results
 
 lock: pyproject.toml ## resolve requirements.lock anew
 	$(BIN)/uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-annotate --all-extras \

@@ -1,0 +1,89 @@
+"""How benchmarks measure: contestants in turns, memory in a process of its own."""
+
+import ctypes
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+START_METHOD = "spawn"  # of processes for memory: nothing is inherited
+M_MMAP_THRESHOLD = -3  # malloc.h
+
+
+def alternate(
+    turns: dict[str, tuple[int, Callable[[], Any]]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds per call of every contestant in every turn, after one call each that is not counted.
+
+    They take turns, so that a slow moment of the machine hits all of them.
+
+    Args:
+        turns: name -> (calls in one turn, the call). A turn should last a tenth of a second or more.
+        repeats: turns of each.
+        clock: wall time, or `time.process_time` where one thread works and other programs may run.
+    """
+    seconds = {name: [] for name in turns}
+    for _, call in turns.values():
+        call()
+    for _ in range(repeats):
+        for name, (calls, call) in turns.items():
+            start = clock()
+            for _ in range(calls):
+                call()
+            seconds[name].append((clock() - start) / calls)
+    return seconds
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """torch on that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` returns in a new Python process, whose memory holds nothing else."""
+    context, number = multiprocessing.get_context(START_METHOD), torch.get_num_threads()
+    with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(number,)) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_growth(work: Callable[[], Any], repeats: int = 1) -> list[float]:
+    """MiB by which the resident memory of this process grows at most while `work` runs; on Linux, `in_fresh_process`.
+
+    What `work` returns is held until its peak has been read.
+    """
+    # Freed blocks go back to the system at once: what is held is measured, and not what malloc keeps for later.
+    libc, growth = ctypes.CDLL(None), []
+    if glibc := hasattr(libc, "malloc_trim"):
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)
+    for _ in range(repeats):
+        if glibc:
+            libc.malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        before = _resident("VmRSS")
+        result = work()
+        growth.append((_resident("VmHWM") - before) / 1024)
+        del result
+    return growth
+
+
+def _resident(key: str) -> int:
+    """KiB"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
