@@ -17,8 +17,8 @@ from torch import Tensor
 from kindred import distributed
 
 # Shape of a matrix product. Of 2048 features at once, MKL adds up in another order on 1 thread than on 2.
-_QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 512, 4096, 512
-_PANEL = 4 * _BANK_BLOCK  # bank rows per `topk`; on a CPU it is slow where k is more than 1/64 of them
+_QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 128, 4096, 512
+_PANEL = 16 * _BANK_BLOCK  # bank rows per `topk`, which takes less time for one long row than for several short ones
 _LOW_BITS = 0xFFFFFFFF
 
 
@@ -39,10 +39,7 @@ def knn_search(bank: Tensor, queries: Tensor, k: int, positions: Tensor | None =
     Raises:
         ValueError: k < 1, or an empty bank.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    if len(bank) == 0:
-        raise ValueError("the bank has no rows to search")
+    _check(k, len(bank), "")
     if positions is None:
         positions = torch.arange(len(bank), device=bank.device)
     return _decode(torch.cat(list(_search_blocks(bank, queries, k, positions))))
@@ -83,8 +80,9 @@ def knn_classify(
 ) -> Tensor:
     """Class scores [Q, C] of queries [Q, F] by the k nearest labelled rows of bank [N, F], labels [N]; one process."""
     bank_labels, bank = _labelled(bank_labels, bank)
-    similarities, positions = knn_search(bank, queries, k)
-    return knn_vote(similarities, bank_labels[positions], temperature, num_classes)
+    _check(k, len(bank), "")
+    blocks = _search_blocks(bank, queries, k, torch.arange(len(bank), device=bank.device))
+    return _vote_in_blocks(blocks, lambda positions: bank_labels[positions], temperature, num_classes)
 
 
 @torch.no_grad()
@@ -97,17 +95,7 @@ def knn_search_sharded(bank: Tensor, positions: Tensor, queries: Tensor, k: int)
         queries: [Q, F], the same on every rank (see `distributed.gather_uneven`).
         k: neighbours wanted; clipped to the rows of the whole bank.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
-    rows = int(distributed.sum_over_ranks(torch.tensor(len(bank), device=queries.device)))
-    if rows == 0:
-        raise ValueError("the bank has no rows to search on any rank")
-    k, merged = min(k, rows), []
-    # Merged a block of queries at a time, so that the keys of all ranks need little memory.
-    for keys in _search_blocks(bank, queries, k, positions):
-        keys = F.pad(keys, (0, k - keys.shape[1]), value=torch.iinfo(torch.int64).min)  # a shard may have fewer than k
-        merged.append(distributed.gather(keys[None]).transpose(0, 1).flatten(1).topk(k).values)
-    return _decode(torch.cat(merged))
+    return _decode(torch.cat(list(_search_sharded_blocks(bank, positions, queries, k))))
 
 
 def knn_scores(
@@ -134,11 +122,39 @@ def knn_scores(
         [Q, C], identical on every rank and equal to those of one process with the whole bank.
     """
     bank_labels, bank, bank_positions = _labelled(bank_labels, bank, bank_positions)
-    similarities, positions = knn_search_sharded(bank, bank_positions, queries, k)
     # Labels and positions of the whole bank are few bytes; the features stay where they are.
     ordered, order = distributed.gather_uneven(bank_positions).sort()
-    labels = distributed.gather_uneven(bank_labels)[order][torch.searchsorted(ordered, positions)]
-    return knn_vote(similarities, labels, temperature, num_classes)
+    labels = distributed.gather_uneven(bank_labels)[order]
+    blocks = _search_sharded_blocks(bank, bank_positions, queries, k)
+    return _vote_in_blocks(
+        blocks, lambda positions: labels[torch.searchsorted(ordered, positions)], temperature, num_classes
+    )
+
+
+def _check(k, rows, where):
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    if rows == 0:
+        raise ValueError(f"the bank has no rows to search{where}")
+
+
+def _vote_in_blocks(blocks, labels_of, temperature, num_classes):
+    """Scores [Q, C]; of the neighbours [Q, k] no more than a block is in memory."""
+    found = (_decode(keys) for keys in blocks)
+    votes = [
+        knn_vote(similarities, labels_of(positions), temperature, num_classes) for similarities, positions in found
+    ]
+    return torch.cat(votes)
+
+
+def _search_sharded_blocks(bank, positions, queries, k):
+    """`_search_blocks` in a bank that is dealt to the ranks, merged a block of queries at a time."""
+    rows = int(distributed.sum_over_ranks(torch.tensor(len(bank), device=queries.device)))
+    _check(k, rows, " on any rank")
+    k = min(k, rows)
+    for keys in _search_blocks(bank, queries, k, positions):
+        keys = F.pad(keys, (0, k - keys.shape[1]), value=torch.iinfo(torch.int64).min)  # a shard may have fewer than k
+        yield distributed.gather(keys[None]).transpose(0, 1).flatten(1).topk(k).values
 
 
 def _labelled(labels, *others):
@@ -151,7 +167,7 @@ def _labelled(labels, *others):
 def _search_blocks(bank, queries, k, positions):
     """Yields keys [q, min(k, N)] of the nearest bank rows, best first, for a block of queries after the other."""
     scale = 1 / torch.linalg.vector_norm(bank, dim=1, dtype=_precise(bank)).clamp(min=1e-12)
-    for block in queries.split(_QUERY_BLOCK):
+    for block in queries.split(_query_block(queries)):
         block = F.normalize(block.to(_precise(block)), dim=1)
         best = positions.new_empty(len(block), 0)
         for start in range(0, len(bank), _PANEL):
@@ -163,10 +179,10 @@ def _search_blocks(bank, queries, k, positions):
 
 
 def _similarities(queries, rows, scale):
-    """Cosine similarities [q, n] of at most _QUERY_BLOCK unit queries [q, F] and bank rows [n, F] of norm 1 / scale."""
+    """Cosine similarities [q, n] of a block of unit queries [q, F] and bank rows [n, F] of norm 1 / scale."""
     similarities = torch.empty(len(queries), len(rows), device=rows.device)
-    queries = _padded(queries, _QUERY_BLOCK)
-    products = queries.new_empty(_QUERY_BLOCK, _BANK_BLOCK)
+    queries = _padded(queries, _query_block(queries))
+    products = queries.new_empty(len(queries), _BANK_BLOCK)
     for start in range(0, len(rows), _BANK_BLOCK):
         block = _padded(rows[start : start + _BANK_BLOCK].to(queries.dtype), _BANK_BLOCK)
         for part in range(0, queries.shape[1], _FEATURE_BLOCK):
@@ -176,6 +192,11 @@ def _similarities(queries, rows, scale):
         # Normalised here, where a pass over the block is made anyway: a unit copy of the bank would double its memory.
         torch.mul(products[: place.shape[0], : place.shape[1]], scale[start : start + _BANK_BLOCK], out=place)
     return similarities
+
+
+def _query_block(queries):
+    """On a CPU a panel of similarities is to stay near its caches; a GPU wants few and large kernels."""
+    return _QUERY_BLOCK if queries.device.type == "cpu" else 8 * _QUERY_BLOCK
 
 
 def _precise(x):
