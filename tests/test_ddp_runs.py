@@ -237,6 +237,7 @@ def test_a_requeued_job_goes_on_where_it_stopped(two_ranks, tmp_path):
     assert_same(outcome(run), outcome(two_ranks))
 
 
+@pytest.mark.slow
 def test_a_job_may_hold_several_trainings(tmp_path):
     def both(rank):
         short = [*DIGITS, "trainer=ddp_cpu", f"log_dir={tmp_path}", "trainer.max_epochs=1"]

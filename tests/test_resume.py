@@ -62,7 +62,9 @@ def test_the_run_is_long_enough_to_be_interrupted(unbroken):
     assert [row["step"] for row in found["rows"]] == list(range(13))
 
 
-@pytest.mark.parametrize("step", [3, 4, 5, random.choice([2, 6, 7, 8, 9, 10, 11, 12])])
+@pytest.mark.parametrize(
+    "step", [*(pytest.param(n, marks=pytest.mark.slow) for n in (4, 5)), 3, random.choice([2, 6, 7, 8, 9, 10, 11, 12])]
+)
 def test_killed_after_a_step(unbroken, tmp_path, step):
     run = tmp_path / "run"
     assert start(run, prepare=lambda: add_callback(At(step, kill_self))) == -signal.SIGKILL
@@ -78,7 +80,9 @@ def test_killed_twice(unbroken, tmp_path):
     assert_same(outcome(run), outcome(unbroken))
 
 
-@pytest.mark.parametrize(("moment", "replacement"), [("before", 3), ("after", 2), ("before", 5)])
+@pytest.mark.parametrize(
+    ("moment", "replacement"), [("before", 3), ("after", 2), pytest.param("before", 5, marks=pytest.mark.slow)]
+)
 def test_killed_while_a_checkpoint_is_written(unbroken, tmp_path, moment, replacement):
     run = tmp_path / "run"
 

@@ -232,6 +232,32 @@ def test_a_database_that_is_not_there(study, capsys):
     assert "STORAGE: the database cannot be used" in capsys.readouterr().err
 
 
+def test_the_wandb_engine_registers_the_file_and_starts_an_agent(monkeypatch):
+    import wandb
+
+    sent, agents = [], []
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    monkeypatch.setattr(wandb, "sweep", lambda config, project: sent.append((config, project)) or f"sweep-{len(sent)}")
+    monkeypatch.setattr(wandb, "agent", lambda name, project: agents.append((name, project)))
+    assert sweep.main(["wang_liu", "model=simclr", "--engine", "wandb"]) == 0
+    assert sent == [(config, "mine") for config in read_sweep("wang_liu").with_overrides(["model=simclr"]).for_wandb()]
+    assert [config["command"][-3:] for config, _ in sent] == 2 * [
+        ["model=simclr", "logger=wandb", "${args_no_hyphens}"]
+    ]
+    assert agents == [("sweep-1", "mine"), ("sweep-2", "mine")]
+
+
+def test_the_wandb_engine_without_a_server_is_one_line(monkeypatch, capsys):
+    import wandb
+
+    def refuse(config, project):
+        raise wandb.errors.CommError("Network error (ConnectionError), entering retry loop")
+
+    monkeypatch.setattr(wandb, "sweep", refuse)
+    assert sweep.main(["temperature", "--engine", "wandb"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_means_and_deviations():
     rows = [{"tau": 0.1, "val/a": 1.0}, {"tau": 0.1, "val/a": 3.0}, {"tau": 1, "test/a": 5.0}, {"tau": 1, "error": ""}]
     groups = by_value(rows, ["tau"])

@@ -5,6 +5,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
 from children import DIGITS, add_callback, in_child, start
 from lightning import Callback
@@ -141,6 +142,7 @@ def test_make_debug_runs_a_few_batches_of_everything(tmp_path):
     assert "make train RESUME=" in done.stdout
 
 
+@pytest.mark.slow
 def test_make_profile_writes_a_profile(tmp_path):
     done = make("train", "DATA=digits", "PROFILE=1", "EPOCHS=1", f"ARGS=log_dir={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -186,7 +186,7 @@ def wait_for(condition, seconds=30):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("kind", ["refuses", "hangs", "fails"])
+@pytest.mark.parametrize("kind", ["refuses", "hangs", pytest.param("fails", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("wait", [5.0, pytest.param(wandb_logger.WAIT, marks=pytest.mark.slow)])
 def test_a_server_that_is_of_no_use_costs_seconds_and_no_data(tmp_path, capfd, monkeypatch, kind, wait):
     monkeypatch.setattr(wandb_logger, "WAIT", wait)
@@ -200,7 +200,8 @@ def test_a_server_that_is_of_no_use_costs_seconds_and_no_data(tmp_path, capfd, m
     assert_holds_all(upload(line))
 
 
-@pytest.mark.parametrize("kind", ["hangs", pytest.param("fails", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hangs", "fails"])
 def test_a_server_that_is_lost_on_the_way_costs_seconds_and_no_data(tmp_path, capfd, monkeypatch, server, kind):
     lost, picture = multiprocessing.Event(), np.zeros((1, 1, 3, 3), np.uint8)
 

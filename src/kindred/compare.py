@@ -13,7 +13,6 @@ import argparse
 import math
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kindred.command_line import attempt
 from kindred.comparison_page import page
 from kindred.metrics import write_atomically
 from kindred.runs import Run
@@ -225,7 +225,8 @@ def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("comparison.html"), help="where the page goes")
     parser.add_argument("--sort", metavar="METRIC", help="rows by this metric, the highest first")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         if options.output.is_dir():
             raise ValueError(f"--output {options.output}: that is a directory; name a file, such as comparison.html")
         comparison = Comparison.of(read_runs(options.runs, api))
@@ -236,13 +237,8 @@ def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.output, page(comparison))
         console.print(Text(f"page: {options.output}"), soft_wrap=True)
-        return 0
-    except Exception as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not raised_in.is_relative_to(Path(__file__).parent):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return attempt(work)
 
 
 if __name__ == "__main__":

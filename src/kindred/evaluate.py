@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kindred.command_line import attempt
 from kindred.config import ConfigError, check, compose
 from kindred.metrics import write_atomically
 from kindred.runs import Run, build_datamodule, build_module, load_encoder_weights, load_run
@@ -221,17 +221,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides of the other data set")
     options = parser.parse_intermixed_args(arguments)
-    try:
+
+    def work() -> None:
         run = load_run(options.run, options.trust)
         result = evaluate(run, options.data, options.labels, options.seed, options.overrides)
         print_evaluation(result, run.path)
-        return 0
-    except Exception as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not raised_in.is_relative_to(Path(__file__).parent):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+
+    return attempt(work)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from kindred.command_line import attempt
 from kindred.config import ConfigError, build, nodes
 from kindred.metrics import write_atomically
 from kindred.model_card import FILES, model_card
@@ -165,18 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--license", default="unknown", help="of the weights, for the card (default: %(default)s)")
     parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
     options = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         path = export(load_run(options.run, options.trust), options.format, options.output, options.license)
-        print(
-            f"{path}: {path.stat().st_size / 1e6:.1f} MB, same features as the run; model card: {path.parent / 'README.md'}"
-        )
-        return 0
-    except Exception as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not raised_in.is_relative_to(Path(__file__).parent):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        size, card = path.stat().st_size / 1e6, path.parent / "README.md"
+        print(f"{path}: {size:.1f} MB, same features as the run; model card: {card}")
+
+    return attempt(work)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from kindred import distributed
 
+CPU_TILE = 2048  # rows
+
 
 class FeatureQueue(nn.Module):
     """The last `size` unit vectors that were enqueued on any rank (MoCo, He et al. 2020, arXiv:1911.05722, 3.2).
@@ -48,6 +50,24 @@ class FeatureQueue(nn.Module):
         A loss that uses it must run its backward first; autograd raises an error if it does not.
         """
         return self.features[: len(self)]
+
+    @torch.no_grad()
+    def nearest(self, embeddings: Tensor) -> Tensor:
+        """Of each of the embeddings [B, dim], the position in `rows()` [B] int64 of the row most similar to it.
+
+        The first of equals. The queue must not be empty. On a CPU the similarities are searched while they are in its
+        caches; they are computed in the queue's precision: in bfloat16 many rows would tie, and the first would win.
+        """
+        rows = self.rows()
+        step = CPU_TILE if rows.device.type == "cpu" else len(rows)
+        with torch.autocast(rows.device.type, enabled=False):
+            queries = F.normalize(embeddings.to(rows.dtype), dim=1)
+            best, position = (queries @ rows[:step].T).max(dim=1)
+            for start in range(step, len(rows), step):
+                value, place = (queries @ rows[start : start + step].T).max(dim=1)
+                position = torch.where(value > best, place + start, position)
+                best = torch.maximum(best, value)
+        return position
 
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor, labels: Tensor | None = None) -> None:

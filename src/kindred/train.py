@@ -12,7 +12,6 @@ The run directory, logs/<data>/<model>/<time>-<letters>/, is described in kindre
 import logging
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Sequence
 from copy import deepcopy
@@ -21,6 +20,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from kindred import launch
+from kindred.command_line import on_purpose
 from kindred.config import ConfigError, build, check, compose
 from kindred.metrics import write_atomically
 from kindred.run_directory import new_run_directory, resumed_config, write_environment, write_summary
@@ -134,11 +134,7 @@ def named_directory(config: DictConfig) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status.
-
-    An error that Kindred raised on purpose is the user's to mend and takes one line; any other one is a bug, or a
-    library's, and shows where it comes from.
-    """
+    """The command line; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if run := launch.handed_down():  # logs/latest may be another run by now
         arguments = [f"resume={run}" if a.startswith("resume=") else a for a in arguments]
@@ -153,8 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train(config)
         return 0
     except Exception as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not raised_in.is_relative_to(Path(__file__).parent):
+        if not on_purpose(error):
             raise
         # Until the ranks have met, all see the same settings, and the same fault in them; later on, each its own.
         if launch.rank() == 0:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import torch
 from lightly.models.modules.heads import MoCoProjectionHead
-from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.models.utils import deactivate_requires_grad
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn, no_grad
 from torch.optim import Optimizer
@@ -101,7 +102,9 @@ class MoCoV2(ContrastiveModule):
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             end = self.momentum if self.momentum_end is None else self.momentum_end
             momentum = cosine_schedule(self.global_step, self.planned_steps, self.momentum, end)
-            update_momentum(nn.Sequential(self.encoder, self.projector), self.key_encoder, momentum)
+            query_side = [*self.encoder.parameters(), *self.projector.parameters()]
+            with no_grad():  # k <- m k + (1 - m) q (v1, eq. 2), of all tensors in a few kernels
+                torch._foreach_lerp_(list(self.key_encoder.parameters()), query_side, 1 - momentum)
 
     def on_fit_start(self) -> None:
         if self.key_batch_splits > 1:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import torch
 from lightly.models.modules.heads import NNCLRPredictionHead, NNCLRProjectionHead
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from torch.optim import Optimizer
 
 from kindred.distributed import sum_over_ranks, world_size
@@ -51,9 +50,10 @@ class NNCLR(ContrastiveModule):
 
     def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         first, second = self.embed(self.projector, self.encode(views[:2]))  # z1, z2 [B, D]
-        predicted_first, predicted_second = self.predictor(torch.cat([first, second])).chunk(2)  # p1, p2
-        neighbours_first, classes = self.neighbours(first)
-        neighbours_second, _ = self.neighbours(second)
+        both = torch.cat([first, second])
+        predicted_first, predicted_second = self.predictor(both).chunk(2)  # p1, p2
+        neighbours, classes = self.neighbours(both)
+        neighbours_first, neighbours_second = neighbours.chunk(2)
         loss = (
             image_contrast(neighbours_first, predicted_second, self.temperature, self.loss)
             + image_contrast(neighbours_second, predicted_first, self.temperature, self.loss)
@@ -61,7 +61,7 @@ class NNCLR(ContrastiveModule):
         self.entering = (first.detach(), labels)
         self._step["candidates"] = world_size() * len(first)
         fill = len(self.support) / len(self.support.features)
-        return loss, {"nn_match": matching_share(classes, labels), "support_fill": fill}
+        return loss, {"nn_match": matching_share(classes[: len(labels)], labels), "support_fill": fill}
 
     @torch.no_grad()
     def neighbours(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,10 +71,8 @@ class NNCLR(ContrastiveModule):
         """
         if len(self.support) == 0:
             return embeddings.detach(), torch.full((len(embeddings),), -1, device=embeddings.device)
-        rows = self.support.rows()
-        with torch.autocast(rows.device.type, enabled=False):  # in bfloat16 many rows tie, and the first would win
-            nearest = (normalize(embeddings.detach().to(rows.dtype), dim=1) @ rows.T).argmax(dim=1)
-        return rows[nearest], self.support.labels[nearest]
+        nearest = self.support.nearest(embeddings)
+        return self.support.features[nearest], self.support.labels[nearest]
 
     def on_after_backward(self) -> None:
         # Only now: an image enqueued before the loss would be its own nearest neighbour.
