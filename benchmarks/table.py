@@ -24,9 +24,9 @@ SCRIPTS = {
     "queues": [],
     "knn": [],
     "loading": [],
-    "training": [],
+    "training": ["--rounds", "1"],
     "startup": ["--repeats", "3"],
-    "scaling": [],
+    "scaling": ["--repeats", "2"],
 }
 ELSEWHERE = ["gpu"]
 VIEW_TARGETS = {"lightly": (10, 1), "torchvision": (10, 1), "Kornia": (1.5, 1)}  # at 32x32, at 224x224
@@ -125,6 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
         if subprocess.run(command).returncode:
             failed.append(name)
         write(options.output, paragraphs(HERE / "not_reached.md"))
+    write(options.output, paragraphs(HERE / "not_reached.md"))
     print((options.output / "bench.md").read_text())
     if failed:
         print(f"failed, and left out: {', '.join(failed)}", file=sys.stderr)
