@@ -40,7 +40,7 @@ def queue_step(size: int, dim: int, batch: int, repeats: int) -> Row:
 
     def kindred_step() -> float:
         queries.grad = None
-        loss = info_nce(queries, keys, queue.rows(), TEMPERATURE)
+        loss = info_nce(queries, keys, queue.rows(), TEMPERATURE, unit_negatives=True)
         loss.backward()
         queue.enqueue(keys)
         return loss.detach()

@@ -73,7 +73,8 @@ def test_the_command_line_on_two_ranks_is_the_run_of_one(tmp_path):
     assert_same_experiment(tmp_path / "two", tmp_path / "one")
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_supcon_on_several_ranks_is_the_run_of_one(tmp_path, ranks):
     settings = [*PLAIN, "model=supcon", "model.warmup_epochs=0", *watch(tmp_path)]
     assert start(tmp_path / "one", settings) == 0
@@ -103,6 +104,7 @@ def test_killed_on_two_ranks_and_resumed_with_every_method(tmp_path, model):
     assert_same(outcome(run), outcome(tmp_path / "whole"))
 
 
+@pytest.mark.slow
 def test_going_on_with_another_number_of_ranks_is_the_same_experiment(one_rank, tmp_path):
     fewer, more = tmp_path / "fewer", tmp_path / "more"
     assert start_ranks(fewer, MOCO, prepare=lambda rank: add_callback(At(6, kill_self))) == [-signal.SIGKILL] * 2
@@ -143,6 +145,7 @@ def test_sigterm_during_an_evaluation_on_shards_of_different_length(two_ranks, t
     assert outcome(run)["rows"] == outcome(two_ranks)["rows"]
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_command_ends_its_ranks_within_seconds(tmp_path):
     run = tmp_path / "run"
     long = command(*DIGITS, "trainer=ddp_cpu", "trainer.max_epochs=1000", f"run_dir={run}")
@@ -223,6 +226,7 @@ def test_torchrun_restarts_a_dead_rank_in_the_same_run(two_ranks, tmp_path):
     assert outcome(run)["rows"] == outcome(two_ranks)["rows"]
 
 
+@pytest.mark.slow
 def test_a_requeued_job_goes_on_where_it_stopped(two_ranks, tmp_path):
     settings = [*DIGITS, "trainer=ddp_cpu", f"log_dir={tmp_path}"]
 

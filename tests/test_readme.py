@@ -66,7 +66,9 @@ def test_every_sweep_composes():
         check_sweep(read_sweep(variables["SWEEP"]).with_overrides(overrides(command)))
 
 
-@pytest.mark.parametrize("name", ["compare", "evaluate", pytest.param("export", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["compare", *(pytest.param(n, marks=pytest.mark.slow) for n in ("evaluate", "export"))]
+)
 def test_what_follows_a_run(name, run, tmp_path):
     """The commands that take a run, on one, each as a person types it."""
     (command,) = [command for command in COMMANDS if command[:2] == ["make", name]]

@@ -72,6 +72,7 @@ def test_killed_after_a_step(unbroken, tmp_path, step):
     assert_same(outcome(run), outcome(unbroken))
 
 
+@pytest.mark.slow
 def test_killed_twice(unbroken, tmp_path):
     run = tmp_path / "run"
     assert start(run, prepare=lambda: add_callback(At(7, kill_self))) == -signal.SIGKILL

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -233,12 +234,13 @@ def test_a_database_that_is_not_there(study, capsys):
 
 
 def test_the_wandb_engine_registers_the_file_and_starts_an_agent(monkeypatch):
-    import wandb
-
     sent, agents = [], []
+    wandb = SimpleNamespace(
+        sweep=lambda config, project: sent.append((config, project)) or f"sweep-{len(sent)}",
+        agent=lambda name, project: agents.append((name, project)),
+    )
+    monkeypatch.setitem(sys.modules, "wandb", wandb)  # the library itself is not to be imported in this process
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    monkeypatch.setattr(wandb, "sweep", lambda config, project: sent.append((config, project)) or f"sweep-{len(sent)}")
-    monkeypatch.setattr(wandb, "agent", lambda name, project: agents.append((name, project)))
     assert sweep.main(["wang_liu", "model=simclr", "--engine", "wandb"]) == 0
     assert sent == [(config, "mine") for config in read_sweep("wang_liu").with_overrides(["model=simclr"]).for_wandb()]
     assert [config["command"][-3:] for config, _ in sent] == 2 * [
@@ -248,12 +250,13 @@ def test_the_wandb_engine_registers_the_file_and_starts_an_agent(monkeypatch):
 
 
 def test_the_wandb_engine_without_a_server_is_one_line(monkeypatch, capsys):
-    import wandb
+    class CommError(Exception):
+        pass
 
     def refuse(config, project):
-        raise wandb.errors.CommError("Network error (ConnectionError), entering retry loop")
+        raise CommError("Network error (ConnectionError), entering retry loop")
 
-    monkeypatch.setattr(wandb, "sweep", refuse)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(sweep=refuse, errors=SimpleNamespace(Error=CommError)))
     assert sweep.main(["temperature", "--engine", "wandb"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -46,6 +46,7 @@ def test_the_last_epoch_is_evaluated_whatever_the_schedule(tmp_path):
     assert [row["epoch"] for row in rows if "val/knn_top1" in row] == [0, 2, 3]
 
 
+@pytest.mark.slow
 def test_knn_may_be_rarer_than_the_evaluation_but_not_out_of_step(tmp_path, capfd):
     assert start(tmp_path / "run", ["callbacks.knn.every_n_epochs=2"]) == 0
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
@@ -131,6 +132,7 @@ def make(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_make_debug_runs_a_few_batches_of_everything(tmp_path):
     done = make("train", "MODEL=simclr", "DATA=digits", "DEBUG=1", "SEED=3", f"ARGS=log_dir={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -245,7 +245,7 @@ def locked(path):
     return False
 
 
-@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("online", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_killed_run_goes_on_in_the_same_wandb_run(tmp_path, capfd, monkeypatch, server, online):
     if not online:
         monkeypatch.setenv("WANDB_MODE", "offline")
@@ -274,6 +274,7 @@ def identity(directory):
     return json.loads((directory / "wandb.json").read_text())["id"]
 
 
+@pytest.mark.slow
 def test_of_two_ranks_one_logs(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert start_ranks(tmp_path / "run", ["logger=wandb"]) == [0, 0]

@@ -34,7 +34,8 @@ def gradients(loss, *inputs):
 def assert_same(actual, expected, tolerance=1e-12):
     for a, e in zip(actual, expected, strict=True):
         assert a.shape == e.shape
-        assert (a - e).norm() <= tolerance * e.norm() + 1e-300
+        # Rounding leaves about 1e-16 / tau^2 where terms cancel, as in the gradient of a loss that is nearly 0.
+        assert (a - e).norm() <= tolerance * e.norm() + 1e-11
 
 
 def loop_group_contrast(anchors, candidates, anchor_groups, candidate_groups, self_columns, temperature):

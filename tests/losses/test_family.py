@@ -155,6 +155,16 @@ def test_queue_losses_against_loops(name):
     assert_same(gradients(lambda *x: loss(*x, TAU), *inputs), gradients(reference, *inputs))
 
 
+@pytest.mark.parametrize("loss", losses.BY_QUEUE.values(), ids=list(losses.BY_QUEUE))
+def test_unit_negatives_are_taken_as_they_are(loss):
+    generator = torch.Generator().manual_seed(0)
+    queries, keys, negatives = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (3, 3, 7))
+    rows = F.normalize(negatives, dim=1)
+    expected = loss(queries, keys, negatives, TAU)
+    torch.testing.assert_close(loss(queries, keys, rows, TAU, unit_negatives=True), expected)
+    assert not torch.isclose(loss(queries, keys, 2 * rows, TAU, unit_negatives=True), expected)
+
+
 def test_decoupled_against_lightly():
     embeddings = random(2, 16, 8)
     theirs = gradients(lambda z: DCLLoss(temperature=0.1)(z[0], z[1]), embeddings)

@@ -58,7 +58,8 @@ def choose(
     if name not in losses:
         raise ValueError(f"model.loss must be one of {', '.join(losses)} for this method, got {name!r}")
     options = options or {}
-    parameters = list(inspect.signature(losses[name]).parameters)
+    signature = inspect.signature(losses[name]).parameters.values()
+    parameters = [p.name for p in signature if p.kind is not p.KEYWORD_ONLY]  # those are between loss and method
     own = parameters[parameters.index("temperature") + 1 :]
     for key in options:
         if key not in own:

@@ -64,7 +64,9 @@ def kin_count(anchor_groups: Tensor, candidate_groups: Tensor, self_columns: Ten
     return same if self_columns is None else same - 1
 
 
-def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor) -> Tensor:
+def info_nce(
+    queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor, *, unit_negatives: bool = False
+) -> Tensor:
     """InfoNCE with one positive each and shared negatives (van den Oord et al. 2018; MoCo, arXiv:1911.05722, eq. 1).
 
     Args:
@@ -72,6 +74,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
         keys: [B, D], the positive of each query.
         negatives: [K, D], the same for every query; with K = 0 the loss is 0.
         temperature: tau > 0.
+        unit_negatives: the negatives are unit vectors already, as a queue's are: no second queue is made.
 
     Returns:
         The mean over the queries. Negatives that are the same on every rank (a queue) need no gather.
@@ -79,7 +82,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
     check_temperature(temperature)
     with torch.autocast(queries.device.type, enabled=False):
         queries = unit(queries) / temperature
-        keys, negatives = unit(keys), unit(negatives)
+        keys, negatives = unit(keys), negatives if unit_negatives else unit(negatives)
         own = (queries * keys).sum(dim=1)
         if len(negatives) == 0:
             return 0 * own.sum()

@@ -176,28 +176,36 @@ def nce(
 
 
 def hard_info_nce(
-    queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor, alpha: float = 0.0819
+    queries: Tensor,
+    keys: Tensor,
+    negatives: Tensor,
+    temperature: float | Tensor,
+    alpha: float = 0.0819,
+    *,
+    unit_negatives: bool = False,
 ) -> Tensor:
     """`info_nce` with each query's hard negatives only (Wang & Liu 2021, arXiv:2012.09740).
 
     Args:
-        queries, keys, negatives, temperature: see `info_nce`.
+        queries, keys, negatives, temperature, unit_negatives: see `info_nce`.
         alpha: which share of the negatives is hard; the paper's 4,095 of 50,000.
     """
-    own, others = _compare_with_queue(queries, keys, negatives)
+    own, others = _compare_with_queue(queries, keys, negatives, unit_negatives)
     hard = _hardest(others, torch.ones_like(others, dtype=torch.bool), alpha)
     others = _over(others, temperature).masked_fill(~hard, -torch.inf)
     own = _over(own, temperature)
     return (torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own).mean()
 
 
-def decoupled_info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor) -> Tensor:
+def decoupled_info_nce(
+    queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor, *, unit_negatives: bool = False
+) -> Tensor:
     """`info_nce` with the positive left out of the denominator: DCL (Yeh et al. 2022, arXiv:2110.06848, eq. 6).
 
     Args:
-        queries, keys, negatives, temperature: see `info_nce`; with K = 0 the loss is 0 here too.
+        queries, keys, negatives, temperature, unit_negatives: see `info_nce`; with K = 0 the loss is 0 here too.
     """
-    own, others = _compare_with_queue(queries, keys, negatives)
+    own, others = _compare_with_queue(queries, keys, negatives, unit_negatives)
     own, others = _over(own, temperature), _over(others, temperature)
     return (others.logsumexp(dim=1) - own).mean() if len(negatives) else 0 * own.sum()
 
@@ -211,11 +219,11 @@ def _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
     return similarities, kin, ~same
 
 
-def _compare_with_queue(queries, keys, negatives):
+def _compare_with_queue(queries, keys, negatives, unit_negatives):
     """Similarities of queries and keys [B], and of queries and negatives [B, K]."""
     with torch.autocast(queries.device.type, enabled=False):
         queries = unit(queries)
-        return (queries * unit(keys)).sum(dim=1), queries @ unit(negatives).T
+        return (queries * unit(keys)).sum(dim=1), queries @ (negatives if unit_negatives else unit(negatives)).T
 
 
 def _over(similarities, temperature):

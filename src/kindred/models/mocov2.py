@@ -6,6 +6,7 @@ Chen, Fan, Girshick, He: Improved Baselines with Momentum Contrastive Learning, 
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,7 +82,8 @@ class MoCoV2(ContrastiveModule):
         queries = self.embed(self.projector, self.encode(asked))  # q [1 or 2, B, D]
         keys = [self.encode_keys(view) for view in answering]  # k, no gradient
         negatives = self.queue.rows()
-        losses = [self.loss(q, k, negatives, self.temperature) for q, k in zip(queries, keys, strict=True)]
+        contrast = partial(self.loss, negatives=negatives, temperature=self.temperature, unit_negatives=True)
+        losses = [contrast(q, k) for q, k in zip(queries, keys, strict=True)]
         self.entering = keys
         self._step["candidates"] = 1 + len(negatives)
         return sum(losses) / len(losses), {"queue_fill": len(self.queue) / len(self.queue.features)}
