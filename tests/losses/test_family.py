@@ -15,7 +15,7 @@ from pytorch_metric_learning.losses import ContrastiveLoss, TripletMarginLoss
 from pytorch_metric_learning.miners import BatchHardMiner, TripletMarginMiner
 from pytorch_metric_learning.reducers import DoNothingReducer
 from ranks import run_ranks
-from test_contrastive import NoSynchronisation, assert_same, few, gradients, random
+from test_contrastive import NoSynchronisation, assert_same, few, gradients, random, rounding_at
 
 from kindred import distributed, losses
 from kindred.losses import contrast_classes, contrast_images, group_contrast, image_contrast, info_nce
@@ -249,6 +249,7 @@ def test_all_negatives_are_hard_at_alpha_1(views, batch, seed, temperature):
         gradients(lambda z: contrast_images(z, temperature, hard), z),
         gradients(lambda z: contrast_images(z, temperature), z),
         tolerance=1e-10,
+        rounding=rounding_at(temperature),
     )
     assert_same(
         gradients(lambda z: contrast_images(z, 1.0, partial(losses.hard_simple, alpha=1.0)), z),
@@ -259,6 +260,7 @@ def test_all_negatives_are_hard_at_alpha_1(views, batch, seed, temperature):
         gradients(lambda *x: losses.hard_info_nce(*x, temperature, alpha=1.0), *inputs),
         gradients(lambda *x: info_nce(*x, temperature), *inputs),
         tolerance=1e-10,
+        rounding=rounding_at(temperature),
     )
 
 
@@ -270,6 +272,7 @@ def test_with_one_kin_each_l_in_is_l_out(batch, seed, temperature):
         gradients(lambda z: contrast_images(z, temperature, losses.supcon_in), z),
         gradients(lambda z: contrast_images(z, temperature), z),
         tolerance=1e-10,
+        rounding=rounding_at(temperature),
     )
 
 
