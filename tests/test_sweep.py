@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +32,8 @@ def fork(function):
         status = 99
         try:
             status = function()
+        except BaseException:
+            traceback.print_exc()  # pytest shows what a child printed
         finally:
             os._exit(status)
     return pid
@@ -201,6 +204,22 @@ def test_several_processes_share_a_storage(study, tmp_path):
     assert study.run("--storage", url) == 0
     assert len(study.rows()) == 4
     assert len(study.starts()) == 4
+
+
+def test_no_trial_is_given_to_two_processes(study, tmp_path):
+    """SQLite locks no rows: two processes that asked at once were given the same trial, and one died when it told its end."""
+    file = read_sweep(study.write(parameters={"seed": {"values": list(range(40))}}))
+    TrialQueue(file, tmp_path)
+
+    def ask():
+        queue = TrialQueue(file, tmp_path)
+        asked = iter(lambda: queue._claim("worker"), None)
+        Path(tmp_path / f"{os.getpid()}.txt").write_text(" ".join(str(trial.number) for trial in asked))
+        return 0
+
+    assert [exit_code(pid) for pid in [fork(ask) for _ in range(4)]] == [0, 0, 0, 0]
+    asked = [number for path in tmp_path.glob("*.txt") for number in path.read_text().split()]
+    assert sorted(map(int, asked)) == list(range(40))
 
 
 def test_random_draws_are_repeatable_and_bayes_learns_where_to_look(study, tmp_path):

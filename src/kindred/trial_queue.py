@@ -58,9 +58,10 @@ class TrialQueue:
             load_if_exists=True,
         )
         self.distributions = sweep.distributions()
-        if not self.study.trials:
-            for parameters in self._known_from_the_start():
-                self.study.enqueue_trial(parameters, user_attrs={"planned": list(parameters)})
+        with self._alone():
+            if not self.study.trials:
+                for parameters in self._known_from_the_start():
+                    self.study.enqueue_trial(parameters, user_attrs={"planned": list(parameters)})
 
     def _storage(self, url: str, attempts: int = 3) -> optuna.storages.RDBStorage:
         """The database, with Optuna's tables in it; workers that start together all try to make them, and one succeeds."""
@@ -153,7 +154,8 @@ class TrialQueue:
         """A trial with its parameters; None if it was planned, and another process took it in this moment."""
         if self.sweep.method == "bayes":
             return self.study.ask(self.distributions)
-        trial = self.study.ask()
+        with self._alone():
+            trial = self.study.ask()
         if "planned" not in trial.user_attrs:
             self.study.tell(trial, state=TrialState.PRUNED)
             return None
@@ -184,19 +186,21 @@ class TrialQueue:
             summary = load_run(self._run(trial)).summary
             value = summary.get(self.sweep.metric, math.nan)
             if not math.isnan(value):
-                trial.set_user_attr("summary", summary)
-                self._end(trial.number, value)
+                self._end(trial.number, value, summary=summary)
                 return
             error = f"metric.name is {self.sweep.metric}, which summary.json lacks; it has {', '.join(sorted(summary))}"
-        trial.set_user_attr("error", error)
-        self._end(trial.number, None)
+        self._end(trial.number, None, error=error)
 
-    def _end(self, number: int, value: float | None) -> bool:
+    def _end(self, number: int, value: float | None, **attributes: Any) -> bool:
         """Complete a trial with its value, or fail it; False if another process did so before."""
-        try:
-            self.study.tell(number, value, state=TrialState.FAIL if value is None else None)
-        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-            return False
+        with self._alone():
+            trial = self.study.trials[number]
+            try:
+                for name, attribute in attributes.items():
+                    self.storage.set_trial_user_attr(trial._trial_id, name, attribute)
+                self.study.tell(number, value, state=TrialState.FAIL if value is None else None)
+            except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                return False
         return True
 
     def _cut(self, trial: FrozenTrial) -> None:
@@ -229,6 +233,13 @@ class TrialQueue:
                 ended = {key: trial.user_attrs[key] for key in ("run", "error") if key in trial.user_attrs}
                 rows.append({"trial": trial.number, **ended, **trial.params, **trial.user_attrs.get("summary", {})})
         return rows
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time: SQLite has no lock on a row, and two that ask at once would be given the same trial."""
+        with (self.directory / "study.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def _registered(self) -> Iterator[str]:
