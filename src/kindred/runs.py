@@ -53,6 +53,7 @@ TRUSTED = frozenset(
         "kindred.models.supcon.SupCon",
         "kindred.temperature.Cosine",
         "kindred.temperature.Learnable",
+        "torch.optim.Adam",
         "torch.optim.AdamW",
         "torch.optim.SGD",
     }

@@ -27,6 +27,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(knn, "_BANK_BLOCK", 8)
     monkeypatch.setattr(knn, "_FEATURE_BLOCK", 3)
     monkeypatch.setattr(knn, "_PANEL", 16)
+    monkeypatch.setattr(knn, "_GROUP", 2)
 
 
 def grid_points(count, seed):
@@ -61,11 +62,23 @@ def test_ties_are_broken_by_position(rows, k, seed):
     expected = sorted_search(bank, queries, k).tolist()
     assert knn_search(bank, queries, k)[1].tolist() == expected
     with pytest.MonkeyPatch.context() as patch:
-        for name, size in {"_QUERY_BLOCK": 4, "_BANK_BLOCK": 8, "_PANEL": 16}.items():
+        for name, size in {"_QUERY_BLOCK": 4, "_BANK_BLOCK": 8, "_PANEL": 16, "_GROUP": 2}.items():
             patch.setattr(knn, name, size)
         assert knn_search(bank, queries, k)[1].tolist() == expected
         order = torch.randperm(rows)
         assert knn_search(bank[order], queries, k, positions=order)[1].tolist() == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 30), st.integers(0, 10_000))
+def test_the_largest_are_in_the_groups_with_the_largest_maxima(columns, k, seed):
+    """Groups of 16, and columns that fill none; the values are few, so that many are equal."""
+    k = min(k, columns)
+    x = torch.randint(-20, 20, (3, columns), generator=torch.Generator().manual_seed(seed)).float()
+    values, found = knn._top(x, k)
+    assert torch.equal(values, x.topk(k).values)
+    assert torch.equal(values, x.gather(1, found))
+    assert all(len(set(row)) == k for row in found.tolist())
 
 
 def test_a_collapsed_representation_is_one_large_tie():

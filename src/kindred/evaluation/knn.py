@@ -19,6 +19,7 @@ from kindred import distributed
 # Shape of a matrix product. Of 2048 features at once, MKL adds up in another order on 1 thread than on 2.
 _QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 128, 4096, 512
 _PANEL = 16 * _BANK_BLOCK  # bank rows per `topk`, which takes less time for one long row than for several short ones
+_GROUP = 16  # similarities of which only the largest is looked at first
 _LOW_BITS = 0xFFFFFFFF
 
 
@@ -211,11 +212,24 @@ def _top_keys(similarities, positions, k):
     """Keys of the k best of each row of [q, n], in any order."""
     if k >= similarities.shape[1]:
         return _encode(similarities, positions)
-    values, columns = similarities.topk(k + 1)
+    values, columns = _top(similarities, k + 1)
     # topk takes any of equal values; that matters only if the first one left out equals the last one taken.
     if bool((values[:, k - 1] == values[:, k]).any()):
         return _encode(similarities, positions).topk(k).values
     return _encode(values[:, :k], positions[columns[:, :k]])
+
+
+def _top(x, k):
+    """`x.topk(k)` of each row of [q, n], in less time: the k largest are in the k groups whose maxima are the largest."""
+    size = x.shape[1] // _GROUP  # group i is columns i, i + size, i + 2 size, ...; what is left over belongs to none
+    if size <= 2 * k:  # not many groups would be left out
+        return x.topk(k)
+    groups = x[:, : size * _GROUP].unflatten(1, (_GROUP, size)).amax(dim=1).topk(k, sorted=False).indices
+    columns = (groups[:, None] + size * torch.arange(_GROUP, device=x.device)[:, None]).flatten(1)
+    rest = torch.arange(size * _GROUP, x.shape[1], device=x.device).expand(len(x), -1)
+    columns = torch.cat([columns, rest], dim=1)
+    values, found = x.gather(1, columns).topk(k)
+    return values, columns.gather(1, found)
 
 
 def _encode(similarities, positions):
