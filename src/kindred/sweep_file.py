@@ -9,7 +9,8 @@
     command: ["${env}", "${interpreter}", -m, kindred.train, "${args_no_hyphens}", trainer.max_epochs=20]
 
 What stands in `command` besides W&B's macros are overrides of every training. A file may hold several grids, one after
-another as YAML documents, where not every combination makes sense. Reading a file imports neither library.
+another as YAML documents, where not every combination makes sense; what a later one leaves out is as in the first. Reading a
+file imports neither library.
 """
 
 import hashlib
@@ -135,11 +136,11 @@ def read_sweep(name: str) -> SweepFile:
         names = ", ".join(sorted(p.stem for p in (CONFIGS / "sweep").glob("*.yaml")))
         raise ConfigError(f"sweep={name}: there is no configs/sweep/{name}.yaml, and no such file. Choices: {names}")
     try:
-        documents = list(yaml.load_all(path.read_text(), _Loader))
+        documents = [d if isinstance(d, dict) else {} for d in yaml.load_all(path.read_text(), _Loader)] or [{}]
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     try:
-        return _joined([_checked(path.stem, text if isinstance(text, dict) else {}) for text in documents or [{}]])
+        return _joined([_checked(path.stem, {**documents[0], **text}) for text in documents])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
