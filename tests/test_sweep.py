@@ -207,7 +207,7 @@ def test_several_processes_share_a_storage(study, tmp_path):
 
 
 def test_no_trial_is_given_to_two_processes(study, tmp_path):
-    """SQLite locks no rows: two processes that asked at once were given the same trial, and one died when it told its end."""
+    """SQLite locks no rows: two that asked at once were given the same trial, and one died when it told its end."""
     file = read_sweep(study.write(parameters={"seed": {"values": list(range(40))}}))
     TrialQueue(file, tmp_path)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import lightning
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 import kindred
 from kindred.config import ConfigError, build, check, compose
+from kindred.lars import LARS
 from kindred.memory import FeatureQueue
 from kindred.runs import read_checkpoint
 from kindred.temperature import Learnable
@@ -24,6 +26,7 @@ class Module(lightning.LightningModule):
         self.projector = nn.Linear(4, 2)
         self.queue = FeatureQueue(8, 2)
         self.tau = Learnable()
+        self.optimizer = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
 def trainer(*overrides):
@@ -50,14 +53,43 @@ def test_compiling_touches_every_part_and_no_name(monkeypatch):
     assert compiled == [module.encoder, module.projector]
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_a_fused_optimiser_makes_the_same_steps(optimizer):
+    weights = []
+    for fused in ("false", "true"):
+        torch.manual_seed(0)
+        module = Module()
+        module.optimizer = partial(optimizer, lr=0.1)
+        trainer(f"trainer.fused={fused}").speed_up(module)
+        made = module.optimizer(module.encoder.parameters())
+        assert made.param_groups[0]["fused"] is (True if fused == "true" else None)
+        for seed in range(3):
+            module.encoder(
+                torch.rand(2, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
+            ).square().sum().backward()
+            made.step()
+        weights.append(module.encoder[0].weight)
+    torch.testing.assert_close(*weights)
+
+
+def test_what_the_optimiser_was_told_wins_and_lars_has_nothing_to_fuse():
+    module = Module()
+    module.optimizer = partial(torch.optim.SGD, lr=0.1, fused=False)
+    trainer("trainer.fused=true").speed_up(module)
+    assert module.optimizer.keywords == {"lr": 0.1, "fused": False}
+    module.optimizer = partial(LARS, lr=0.1)
+    trainer("trainer.fused=true").speed_up(module)
+    assert module.optimizer.keywords == {"lr": 0.1}
+
+
 @pytest.mark.parametrize(
     ("accelerator", "gpu", "expected"), [("auto", True, True), ("cpu", True, False), ("auto", False, False)]
 )
-def test_gpus_get_bfloat16_and_channels_last(monkeypatch, accelerator, gpu, expected):
+def test_gpus_get_bfloat16_channels_last_and_fused_optimisers(monkeypatch, accelerator, gpu, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     settings = compose([f"trainer.accelerator={accelerator}"]).trainer
-    assert (settings.precision == "bf16-mixed") == settings.channels_last == expected
+    assert (settings.precision == "bf16-mixed") == settings.channels_last == settings.fused == expected
     assert settings.precision in ("bf16-mixed", "32-true")
 
 

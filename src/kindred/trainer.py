@@ -1,6 +1,7 @@
-"""Lightning's Trainer with two settings more, which change how fast a step is and not what it computes."""
+"""Lightning's Trainer with three settings more, which change how fast a step is and not what it computes."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import lightning
@@ -16,16 +17,24 @@ class Trainer(lightning.Trainer):
             the same names with it and without.
         channels_last: keep the encoder's weights, and with them what passes through it, in the order that convolutions on
             GPUs are made for.
+        fused: update all weights in one kernel, where the optimiser has one (torch's SGD, Adam and AdamW do; LARS does not)
+            and was not told otherwise (`model.optimizer.fused`).
     """
 
-    def __init__(self, *args: Any, compile: bool = False, channels_last: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, compile: bool = False, channels_last: bool = False, fused: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.compile, self.channels_last = compile, channels_last
+        self.compile, self.channels_last, self.fused = compile, channels_last, fused
 
     def speed_up(self, module: LightningModule) -> None:
         """Prepare `module` for this trainer, before fit."""
         if self.channels_last:
             module.encoder.to(memory_format=torch.channels_last)
+        # With float16 a fused optimiser unscales the gradients itself, after Lightning would have had to clip them.
+        takes = inspect.signature(module.optimizer.func).parameters
+        if self.fused and "fused" in takes and self.precision != "16-mixed":
+            module.optimizer = partial(module.optimizer.func, **{"fused": True, **module.optimizer.keywords})
         if self.compile:
             for part in module.children():
                 if any(parameter.ndim > 1 for parameter in part.parameters()):  # a network; no queue, no temperature
@@ -33,6 +42,7 @@ class Trainer(lightning.Trainer):
 
 
 # What kindred.config.check compares the keys with: *args and **kwargs would let every key pass.
-_own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name in ("compile", "channels_last")]
+_names = ("compile", "channels_last", "fused")
+_own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name in _names]
 _theirs = list(inspect.signature(lightning.Trainer).parameters.values())
 Trainer.__signature__ = inspect.Signature([*_theirs, *_own])
