@@ -61,6 +61,7 @@ def one_rank(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_the_command_line_on_two_ranks_is_the_run_of_one(tmp_path):
     settings = [*PHOTOS, *MOCO, *watch(tmp_path)]
     two = command(*settings, "trainer=ddp_cpu", f"run_dir={tmp_path / 'two'}")

@@ -135,6 +135,7 @@ def test_sigterm_during_an_evaluation_goes_back_to_the_last_checkpoint(unbroken,
     assert_same(outcome(run), outcome(unbroken))
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_never_half_saved(tmp_path):
     accumulate = ["trainer.accumulate_grad_batches=2", "callbacks.checkpoints.every_n_steps=1"]
     assert start(tmp_path / "whole", accumulate) == 0

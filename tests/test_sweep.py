@@ -314,6 +314,7 @@ def test_a_training_does_not_outlive_its_sweep(monkeypatch):
     assert in_child(orphan, seconds=20) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_make_sweep_trains(tmp_path):
     """The command that a person types, with two real trainings side by side."""
     small = "encoder.widths=[8,16] model.hidden_dim=32 trainer.max_epochs=1 trainer.log_every_n_steps=1"

@@ -93,7 +93,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
+@pytest.fixture(scope="module", params=[pytest.param("cosine", marks=pytest.mark.slow), "learnable"])
 def unbroken(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param) / "run"
     assert start(directory, [*RUNS[request.param], "~callbacks.figures"]) == 0

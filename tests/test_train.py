@@ -56,6 +56,7 @@ def test_knn_may_be_rarer_than_the_evaluation_but_not_out_of_step(tmp_path, capf
     assert "every_n_epochs=3 is no multiple of trainer.check_val_every_n_epoch=2" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_init_from_starts_from_the_given_encoder(run, tmp_path):
     class KeepStart(Callback):
         def on_train_start(self, trainer, module):
@@ -115,6 +116,7 @@ def test_train_from_python_returns_the_summary(tmp_path):
     assert in_child(body) == 0
 
 
+@pytest.mark.slow
 def test_mixed_precision_clipping_and_another_optimiser_are_plain_keys(tmp_path):
     overrides = [
         *("trainer.gradient_clip_val=0.5", "trainer.precision=bf16-mixed", "trainer.max_epochs=1"),

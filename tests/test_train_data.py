@@ -59,7 +59,9 @@ def tree(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize("streaming", ["data.source.stream=false", "data.source.stream=true"])
+@pytest.mark.parametrize(
+    "streaming", [pytest.param("data.source.stream=false", marks=pytest.mark.slow), "data.source.stream=true"]
+)
 def test_a_folder_of_images_trains_and_counts_what_it_skipped(tmp_path, tree, streaming):
     folder = ["data=imagefolder", f"data.source.root={tree}", f"data.source.cache_dir={tmp_path}", "encoder=convnet"]
     skip = "data.source.on_bad_image=skip"

@@ -245,7 +245,8 @@ def locked(path):
     return False
 
 
-@pytest.mark.parametrize("online", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("online", [True, False])
 def test_a_killed_run_goes_on_in_the_same_wandb_run(tmp_path, capfd, monkeypatch, server, online):
     if not online:
         monkeypatch.setenv("WANDB_MODE", "offline")

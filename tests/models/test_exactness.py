@@ -157,7 +157,7 @@ METHOD_OVERRIDES = {
 }
 
 
-@pytest.mark.parametrize("name", METHOD_OVERRIDES)
+@pytest.mark.parametrize("name", ["mocov2", pytest.param("nnclr", marks=pytest.mark.slow), "supcon"])
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_as_if_never_stopped(name, tmp_path):
     overrides = [f"model={name}", "model.projection_dim=16", "trainer.max_epochs=2", "~callbacks.figures"]
     overrides += METHOD_OVERRIDES[name]
