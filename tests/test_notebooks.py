@@ -49,7 +49,7 @@ def test_first_run(execute, tmp_path):
 
 @pytest.mark.slow
 def test_temperature(execute, tmp_path):
-    """On a sweep of two temperatures; its own is far longer."""
+    """On a sweep of two temperatures; its own takes most of an hour."""
     text = {
         "method": "grid",
         "metric": {"name": "val/knn_top1", "goal": "maximize"},
@@ -60,6 +60,6 @@ def test_temperature(execute, tmp_path):
     path.write_text(yaml.safe_dump(text))
     assert in_child(lambda: sweep.main([str(path), "--directory", str(directory), "--jobs", "2"]), 250) == 0
     printed, pictures = execute("02_temperature.ipynb", SWEEP=directory)
-    assert "2 runs, tau [0.05, 1.0]" in printed
+    assert "2 runs, contrastive at tau [0.05, 1.0]" in printed
     assert printed.count("n = 1") == 2
     assert pictures == 3
