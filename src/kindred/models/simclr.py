@@ -21,7 +21,8 @@ class SimCLR(ContrastiveModule):
         encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
             is 0.1 on ImageNet (appendix B.6) and 0.5 on CIFAR-10 (appendix B.9).
         hidden_dim, projection_dim: the projector's widths; linear, BN, ReLU, linear, BN (section 4.2: what contrast
-            removes is lost in the projection and kept in the features before it).
+            removes is lost in the projection and kept in the features before it). The last BN has a bias, as in lightly;
+            the authors' code has none there.
     """
 
     def __init__(
