@@ -19,7 +19,7 @@ from report import Row, row_table
 
 HERE = Path(__file__).parent
 SCRIPTS = {
-    "views": ["--repeats", "5"],
+    "views": ["--repeats", "3"],
     "losses": [],
     "queues": [],
     "knn": [],

@@ -17,8 +17,8 @@ from torch import Tensor
 from kindred import distributed
 
 # Shape of a matrix product. Of 2048 features at once, MKL adds up in another order on 1 thread than on 2.
-_QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 128, 4096, 512
-_PANEL = 16 * _BANK_BLOCK  # bank rows per `topk`, which takes less time for one long row than for several short ones
+_QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 128, 2048, 512
+_PANEL = 32 * _BANK_BLOCK  # bank rows per `topk`, which takes less time for one long row than for several short ones
 _GROUP = 16  # similarities of which only the largest is looked at first
 _LOW_BITS = 0xFFFFFFFF
 
@@ -70,9 +70,10 @@ def knn_vote(similarities: Tensor, labels: Tensor, temperature: float, num_class
     best = similarities.amax(dim=1, keepdim=True).clamp(min=torch.finfo(similarities.dtype).min)
     weights = ((similarities - best) / temperature).exp()
     scores = weights.new_zeros(len(weights), num_classes)
-    # Neighbour by neighbour: one scatter of all k would add up in any order on a GPU, and no score would be repeatable.
-    for column_labels, column_weights in zip(labels.clamp(min=0).T, weights.T, strict=True):
-        scores.scatter_add_(1, column_labels[:, None], column_weights[:, None])
+    # On a GPU neighbour by neighbour: one scatter of all k would add up in any order there, and no score be repeatable.
+    step = weights.shape[1] if scores.device.type == "cpu" else 1
+    for some_labels, some_weights in zip(labels.clamp(min=0).split(step, 1), weights.split(step, 1), strict=True):
+        scores.scatter_add_(1, some_labels, some_weights)
     return scores
 
 
@@ -181,18 +182,17 @@ def _search_blocks(bank, queries, k, positions):
 
 def _similarities(queries, rows, scale):
     """Cosine similarities [q, n] of a block of unit queries [q, F] and bank rows [n, F] of norm 1 / scale."""
-    similarities = torch.empty(len(queries), len(rows), device=rows.device)
-    queries = _padded(queries, _query_block(queries))
-    products = queries.new_empty(len(queries), _BANK_BLOCK)
+    count, queries = len(queries), _padded(queries, _query_block(queries))
+    products = queries.new_empty(len(queries), len(rows) + -len(rows) % _BANK_BLOCK)
     for start in range(0, len(rows), _BANK_BLOCK):
         block = _padded(rows[start : start + _BANK_BLOCK].to(queries.dtype), _BANK_BLOCK)
+        place = products[:, start : start + _BANK_BLOCK]
         for part in range(0, queries.shape[1], _FEATURE_BLOCK):
             columns = slice(part, part + _FEATURE_BLOCK)
-            products.addmm_(queries[:, columns], block[:, columns].T, beta=float(part > 0))
-        place = similarities[:, start : start + _BANK_BLOCK]
-        # Normalised here, where a pass over the block is made anyway: a unit copy of the bank would double its memory.
-        torch.mul(products[: place.shape[0], : place.shape[1]], scale[start : start + _BANK_BLOCK], out=place)
-    return similarities
+            place.addmm_(queries[:, columns], block[:, columns].T, beta=float(part > 0))
+        # Scaled here, where the block is still in the cache: a unit copy of the bank would double its memory.
+        place[:, : len(rows) - start].mul_(scale[start : start + _BANK_BLOCK])
+    return products[:count, : len(rows)].float()
 
 
 def _query_block(queries):
