@@ -76,10 +76,10 @@ def bank_call(size: int) -> Callable[[], None]:
 CALLS = {"loss": loss_call, "queue": queue_call, "bank": bank_call}
 
 
-def memory(name: str, sizes: list[int], repeats: int) -> list[list[float]]:
-    """MiB of each size in every repeat: of building what is held, and using it."""
+def memory(name: str, sizes: list[int]) -> list[list[float]]:
+    """MiB of each size, once, since it hardly varies: of building what is held, and using it."""
     CALLS[name](512)()  # starts the thread pools
-    return [peak_growth(lambda size=size: _hold_and_use(name, size), repeats) for size in sizes]
+    return [peak_growth(lambda size=size: _hold_and_use(name, size)) for size in sizes]
 
 
 def _hold_and_use(name: str, size: int) -> Callable[[], None]:
@@ -101,7 +101,7 @@ def slope(sizes: list[int], values: list[float]) -> tuple[float, float]:
 
 
 def curve(name: str, sizes: list[int], repeats: int) -> dict:
-    """Seconds and MiB of every size in every repeat."""
+    """Seconds of every size in every repeat, and MiB."""
     seconds = []
     for size in sizes:
         call = CALLS[name](size)
@@ -109,7 +109,7 @@ def curve(name: str, sizes: list[int], repeats: int) -> dict:
         calls = max(1, min(100, int(0.1 / start)))
         seconds.append(alternate({name: (calls, call)}, repeats)[name])
         del call
-    held = in_fresh_process(memory, name, sizes, repeats)
+    held = in_fresh_process(memory, name, sizes)
     if name == "loss":
         held = [[each - tile_mib(size) for each in turns] for size, turns in zip(sizes, held, strict=True)]
     return {"sizes": sizes, "seconds": seconds, "mib": held}
