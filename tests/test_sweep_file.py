@@ -116,6 +116,9 @@ def test_grids_of_one_file_must_agree(tmp_path):
         ConfigError, match="metric: the grids of one file must agree, here 'val/knn_top1' and 'val/linear"
     ):
         read_sweep(str(path))
+    path.write_text(yaml.safe_dump_all([search, {}]))
+    with pytest.raises(ConfigError, match="parameters: needs at least one"):
+        read_sweep(str(path))
     path.write_text(yaml.safe_dump_all([GOOD, GOOD]))
     with pytest.raises(ConfigError, match="method is 'random': several searches in one file can only be grids"):
         read_sweep(str(path))

@@ -9,8 +9,8 @@
     command: ["${env}", "${interpreter}", -m, kindred.train, "${args_no_hyphens}", trainer.max_epochs=20]
 
 What stands in `command` besides W&B's macros are overrides of every training. A file may hold several grids, one after
-another as YAML documents, where not every combination makes sense; what a later one leaves out is as in the first. Reading a
-file imports neither library.
+another as YAML documents, where not every combination makes sense; a later one needs only its parameters. Reading a file
+imports neither library.
 """
 
 import hashlib
@@ -140,7 +140,8 @@ def read_sweep(name: str) -> SweepFile:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     try:
-        return _joined([_checked(path.stem, {**documents[0], **text}) for text in documents])
+        shared = {**documents[0], "parameters": None}
+        return _joined([_checked(path.stem, {**shared, **text}) for text in documents])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
