@@ -22,7 +22,7 @@ SCRIPTS = {
     "views": ["--repeats", "3"],
     "losses": [],
     "queues": [],
-    "knn": [],
+    "knn": ["--repeats", "2"],
     "loading": [],
     "training": ["--rounds", "1"],
     "startup": ["--repeats", "3"],

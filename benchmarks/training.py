@@ -10,6 +10,7 @@ each of Kindred's, in the same process. Wall time on all cores.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from copy import deepcopy
@@ -25,7 +26,7 @@ from kindred.losses import nt_xent
 from kindred.models.encoders import ConvNet
 from kindred.optim import parameter_groups, warmup_cosine
 
-WORKERS = (0, 1, 2, 4)
+WORKERS = [number for number in (0, 1, 2, 4, 8) if number <= (os.cpu_count() or 1)]
 EPOCHS = 3
 SHORT_ROUND = "trainer.limit_val_batches=1"  # evaluations are not counted; short ones do
 
