@@ -42,7 +42,6 @@ class Trainer(lightning.Trainer):
 
 
 # What kindred.config.check compares the keys with: *args and **kwargs would let every key pass.
-_names = ("compile", "channels_last", "fused")
-_own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.name in _names]
+_own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
 _theirs = list(inspect.signature(lightning.Trainer).parameters.values())
 Trainer.__signature__ = inspect.Signature([*_theirs, *_own])

@@ -152,10 +152,11 @@ class TrialQueue:
 
     def _ask(self) -> Trial | None:
         """A trial with its parameters; None if it was planned, and another process took it in this moment."""
-        if self.sweep.method == "bayes":
-            return self.study.ask(self.distributions)
-        with self._alone():
-            trial = self.study.ask()
+        draws = self.sweep.method == "bayes"
+        with self._alone():  # one that was cut waits in the study, whatever the method
+            trial = self.study.ask(self.distributions if draws else None)
+        if draws:
+            return trial
         if "planned" not in trial.user_attrs:
             self.study.tell(trial, state=TrialState.PRUNED)
             return None
