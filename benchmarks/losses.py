@@ -91,16 +91,16 @@ def time_rows(count: int, repeats: int) -> list[Row]:
     ]
 
 
-def memory(name: str, count: int, repeats: int) -> list[float]:
-    """MiB by which a process grows in `contestant(name)`."""
+def memory(name: str, count: int) -> list[float]:
+    """MiB by which a process grows in `contestant(name)`, once, since it hardly varies."""
     loss = contestant(name)
     call(loss, embeddings(64))  # starts the thread pools
     pair = embeddings(count)
-    return peak_growth(lambda: call(loss, pair), repeats)
+    return peak_growth(lambda: call(loss, pair))
 
 
-def memory_row(count: int, repeats: int) -> Row:
-    kindred, lightly = (in_fresh_process(memory, name, count, repeats) for name in ("Kindred", "lightly"))
+def memory_row(count: int) -> Row:
+    kindred, lightly = (in_fresh_process(memory, name, count) for name in ("Kindred", "lightly"))
     what = f"NT-Xent peak memory, D = 128, 2B = {count:,}"
     return Row(what, "lightly NTXentLoss", "MiB", kindred, lightly, "times less", 25)
 
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     options = parser.parse_args(arguments)
     sizes, largest = ((32, 64), 2048) if options.tiny else ((512, 2048, 8192), 16_384)
     rows = [row for count in sizes for row in time_rows(count, options.repeats if count < 8192 else 3)]
-    rows.append(memory_row(largest, min(3, options.repeats)))
+    rows.append(memory_row(largest))
     packages = ("torch", "lightly", "pytorch-metric-learning")
     save_rows(options.output, "losses", rows, packages, f"{torch.get_num_threads()} threads, wall time")
     return rows

@@ -20,7 +20,7 @@ from report import Row, row_table
 HERE = Path(__file__).parent
 SCRIPTS = {
     "views": ["--repeats", "3"],
-    "losses": [],
+    "losses": ["--repeats", "5"],
     "queues": [],
     "knn": ["--repeats", "2"],
     "loading": [],

@@ -34,7 +34,7 @@ def recorded(classes=None, temperature=0.2):
         strategy=SimpleNamespace(reduce=lambda value: sum_over_ranks(value) / world_size()),
     )
     found = {}
-    hardness.record = lambda trainer, module, metrics: found.update(metrics)
+    hardness.record = lambda trainer, metrics: found.update(metrics)
     HardnessCallback().on_train_batch_end(trainer, None, outputs, None, 0)
     return found
 

@@ -15,7 +15,7 @@ from ranks import run_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kindred import distributed
-from kindred.losses import group_contrast, info_nce, nt_xent, sup_con
+from kindred.losses import group_contrast, info_nce, nt_xent, partition, sup_con
 
 few = settings(max_examples=20, deadline=None)
 
@@ -172,6 +172,26 @@ def test_any_tile_gives_the_same(chunk_size):
         assert_same(ours, gradients(partial(loss, c=None), embeddings))
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 0.07, 10.0])
+@pytest.mark.parametrize("logits_per_tile", [1, 40, 2**20])
+@pytest.mark.parametrize("order", ["falling", "rising", "as it comes"])
+def test_a_queue_in_parts_of_any_size_gives_the_same(monkeypatch, logits_per_tile, order, temperature):
+    monkeypatch.setitem(partition._TILE_LOGITS, "cpu", logits_per_tile)
+    batch = 259 if logits_per_tile == 40 else 6  # two tiles of queries, the second of 3
+    queries, keys, negatives = random(batch, 5, seed=1), random(batch, 5, seed=2), random(23, 5, requires_grad=False)
+    if order != "as it comes":  # of the first query's similarities
+        closeness = F.cosine_similarity(negatives, queries[:1].detach())
+        negatives = negatives[closeness.argsort(descending=order == "falling")]
+
+    def reference(queries, keys):
+        q, k, n = (F.normalize(x, dim=1) for x in (queries, keys, negatives))
+        logits = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ n.T], dim=1) / temperature
+        return F.cross_entropy(logits, torch.zeros(batch, dtype=torch.long))
+
+    ours = gradients(lambda q, k: info_nce(q, k, negatives, temperature), queries, keys)
+    assert_same(ours, gradients(reference, queries, keys), rounding=rounding_at(temperature))
+
+
 def test_gradcheck_with_a_learnable_temperature():
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     embeddings, labels = random(2, 4, 3), torch.tensor([0, 1, 0, -1])
@@ -283,21 +303,34 @@ def test_no_loss_waits_for_the_device():
         float(temperature.detach())
 
 
+class LargestTensor(TorchDispatchMode):
+    """`bytes` of the largest storage that an operation returned, but for views of `given`."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given, self.bytes = {x.untyped_storage().data_ptr() for x in given}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.untyped_storage().data_ptr() not in self.given:
+            self.bytes = max(self.bytes, out.untyped_storage().nbytes())
+        return out
+
+
 def test_memory_does_not_grow_with_the_square():
-    largest = 0
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor):
-                largest = max(largest, out.untyped_storage().nbytes())
-            return out
-
     embeddings = random(2, 512, 16, dtype=torch.float32)
-    with Watch():
+    with LargestTensor() as largest:
         nt_xent(embeddings, 0.1, chunk_size=8).backward()
-    assert largest <= 4 * 1024 * 16  # an [A, D] gradient; the tile of 8 x 1024 is smaller
+    assert largest.bytes <= 4 * 1024 * 16  # an [A, D] gradient; the tile of 8 x 1024 is smaller
+
+
+def test_memory_does_not_grow_with_the_queue(monkeypatch):
+    monkeypatch.setitem(partition._TILE_LOGITS, "cpu", 1024)
+    queue = F.normalize(random(4096, 4, dtype=torch.float32, requires_grad=False), dim=1)
+    queries, keys = random(8, 4, dtype=torch.float32), random(8, 4, seed=1, dtype=torch.float32)
+    with LargestTensor(queue) as largest:
+        info_nce(queries, keys, queue, 0.1, unit_negatives=True).backward()
+    assert largest.bytes == 4 * 1024  # a tile
 
 
 # Identities

@@ -36,7 +36,7 @@ class GeometryCallback(Callback):
                 "train/alignment": alignment(outputs["features"]),
                 "train/projector_alignment": alignment(outputs["projections"]),
             }
-            record(trainer, module, values)
+            record(trainer, values)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         store, split = feature_store(trainer), trainer.datamodule.monitor
@@ -49,4 +49,4 @@ class GeometryCallback(Callback):
                 "effective_rank": effective_rank(embeddings[rows]),
             }
             there = {f"{split}/{prefix}{name}": value for name, value in values.items() if not value.isnan()}
-            record(trainer, module, there)
+            record(trainer, there)

@@ -30,4 +30,4 @@ class HardnessCallback(Callback):
         own = groups[distributed.rank() * len(anchors) :][: len(anchors)]
         entropies = penalty_entropy(anchors, distributed.gather(anchors), own, groups, outputs["temperature"])
         values = {"train/penalty_entropy": entropies, "train/effective_negatives": entropies.exp()}
-        record(trainer, module, {name: trainer.strategy.reduce(value.mean()) for name, value in values.items()})
+        record(trainer, {name: trainer.strategy.reduce(value.mean()) for name, value in values.items()})

@@ -81,13 +81,13 @@ class KNNCallback(Callback):
             return
         store = feature_store(trainer)
         split = trainer.datamodule.monitor
-        record(trainer, module, self._accuracies(f"{split}/knn", store.bank, store.query, trainer), bar=True)
+        record(trainer, self._accuracies(f"{split}/knn", store.bank, store.query, trainer))
         if self._pixels[BANK]:
             bank, query = (
                 features._replace(features=torch.cat(pixels))
                 for features, pixels in zip((store.bank, store.query), self._pixels, strict=True)
             )
-            record(trainer, module, self._accuracies("pixels/knn", bank, query, trainer))
+            record(trainer, self._accuracies("pixels/knn", bank, query, trainer))
             self._pixels = ([], [])
 
     def _accuracies(self, name: str, bank: Features, query: Features, trainer: Trainer) -> dict[str, Any]:

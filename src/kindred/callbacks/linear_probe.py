@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from kindred.callbacks.feature_store import Features, feature_store
 from kindred.callbacks.knn import top_k_accuracies
@@ -78,9 +77,7 @@ class LinearProbeCallback(Callback):
         query = store.query.gathered()
         with torch.no_grad():
             scores = self.probe(query.features)
-        record(
-            trainer, module, top_k_accuracies(f"{trainer.datamodule.monitor}/linear", scores, query.labels), bar=True
-        )
+        record(trainer, top_k_accuracies(f"{trainer.datamodule.monitor}/linear", scores, query.labels))
 
     def _learn_from(self, bank: Features, step: int) -> None:
         """A few epochs over the gathered bank, the same on every rank; the order depends on step and pass alone."""
@@ -89,19 +86,24 @@ class LinearProbeCallback(Callback):
             for rows in order.split(self.bank_batch):
                 self.step(bank.features[rows], bank.labels[rows], _cosine(epoch / self.bank_epochs))
 
-    @torch.enable_grad()
+    @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor, decay: float) -> None:
-        """One step on features [n, F] with labels [n] of this rank; label -1 counts for nothing."""
+        """One step of cross-entropy on features [n, F] with labels [n] of this rank; label -1 counts for nothing.
+
+        The gradient of the logits is softmax minus one-hot: without a graph the step takes three quarters of the time.
+        """
+        labelled = (labels >= 0)[:, None]
         with torch.autocast(features.device.type, enabled=False):
-            logits = self.probe(features.detach().float())
-            total = cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
-        count = (labels >= 0).sum()
-        gradients = torch.autograd.grad(total, list(self.probe.parameters()))
+            features = features.float()
+            residuals = self.probe(features).softmax(dim=1)
+            residuals.scatter_add_(1, labels.clamp(min=0)[:, None], residuals.new_full(labelled.shape, -1.0))
+            residuals *= labelled
+            gradients, count = (residuals.T @ features, residuals.sum(dim=0)), labelled.sum()
         if world_size() > 1:
             for part in (*gradients, count):
                 dist.all_reduce(part)
-        for parameter, gradient in zip(self.probe.parameters(), gradients, strict=True):
-            parameter.grad = gradient / count.clamp(min=1)
+        for parameter, gradient in zip((self.probe.weight, self.probe.bias), gradients, strict=True):
+            parameter.grad = gradient.div_(count.clamp(min=1))
         self.optimizer.param_groups[0]["lr"] = self.lr * decay
         self.optimizer.step()
 

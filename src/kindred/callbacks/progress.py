@@ -3,14 +3,18 @@
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+SHOWN = [
+    *("train/loss", "train/images_per_second"),
+    *(f"{split}/{probe}_top1" for split in ("val", "test") for probe in ("knn", "linear")),
+]
+
 
 class Progress(RichProgressBar):
-    """Lightning's rich progress bar, which shows what the callbacks recorded with `bar=True`."""
+    """Lightning's rich progress bar, with the last values of SHOWN that were recorded."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=5)
 
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, str]:
-        metrics = super().get_metrics(trainer, module)
-        metrics.pop("v_num", None)  # a run has a directory, not a version number
-        return {name: f"{value:.3f}" for name, value in metrics.items()}
+        recorded = trainer.callback_metrics
+        return {name: f"{recorded[name]:.4g}" for name in SHOWN if name in recorded}

@@ -68,6 +68,6 @@ class TrainMetrics(Callback):
             logs = {name: float(value) for name, value in logs.items()}  # waits for the device, so the lap is honest
             logs["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
             logs["train/images_per_second"] = self._end_lap()
-            record(trainer, module, logs)
+            record(trainer, logs)
         if trainer.is_last_batch and self.lap_images:
             self._end_lap()  # before the evaluation

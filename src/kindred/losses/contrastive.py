@@ -38,18 +38,19 @@ def group_contrast(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     with torch.autocast(anchors.device.type, enabled=False):
-        anchors, candidates = unit(anchors) / temperature, unit(candidates)
+        among_themselves = anchors is candidates  # on one process: normalised once
+        candidates = unit(candidates)
+        anchors = (candidates if among_themselves else unit(anchors)) / temperature
         # Anchor . sum of kin = sum of anchor . kin: the positive term needs sums over groups but no [A, M] mask.
         # Groups are numbered by their first place in sorted order (`unique` would wait for the device).
         ordered = candidate_groups.sort().values
-        first = torch.searchsorted(ordered, anchor_groups)
+        first, kin = _count(ordered, anchor_groups, self_columns)
         group_sums = torch.zeros_like(candidates).index_add(
             0, torch.searchsorted(ordered, candidate_groups), candidates
         )
         kin_sum = group_sums.index_select(0, first.clamp(max=len(candidates) - 1))  # [] has a slow backward
         if self_columns is not None:
             kin_sum = kin_sum - candidates.index_select(0, self_columns)
-        kin = kin_count(anchor_groups, candidate_groups, self_columns)
         weights = (kin > 0).to(anchors.dtype)
         positives = (anchors * kin_sum).sum(dim=1) / kin.clamp(min=1)
         chunk_size = chunk_size or default_chunk_size(candidates)
@@ -59,9 +60,14 @@ def group_contrast(
 
 def kin_count(anchor_groups: Tensor, candidate_groups: Tensor, self_columns: Tensor | None) -> Tensor:
     """How many kin each anchor has [A] int64; the arguments are those of `group_contrast`."""
-    ordered = candidate_groups.sort().values
-    same = torch.searchsorted(ordered, anchor_groups, right=True) - torch.searchsorted(ordered, anchor_groups)
-    return same if self_columns is None else same - 1
+    return _count(candidate_groups.sort().values, anchor_groups, self_columns)[1]
+
+
+def _count(ordered: Tensor, anchor_groups: Tensor, self_columns: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Where each anchor's group begins among the candidates' sorted groups [A], and how many kin the anchor has [A]."""
+    first = torch.searchsorted(ordered, anchor_groups)
+    same = torch.searchsorted(ordered, anchor_groups, right=True) - first
+    return first, same if self_columns is None else same - 1
 
 
 def info_nce(
@@ -87,5 +93,6 @@ def info_nce(
         if len(negatives) == 0:
             return 0 * own.sum()
         weights = torch.full_like(own, 1 / len(own))
-        chunk_size = default_chunk_size(negatives)
+        # They come in parts, so that a tile of many queries fits the cache too.
+        chunk_size = default_chunk_size(negatives, least=256)
         return LogPartition.apply(queries, negatives, own, weights, None, chunk_size) - torch.dot(weights, own)
