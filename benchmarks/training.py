@@ -30,7 +30,7 @@ from kindred.models.encoders import ConvNet
 from kindred.optim import parameter_groups, warmup_cosine
 
 WORKERS = [number for number in (0, 1, 2, 4, 8) if number <= (os.cpu_count() or 1)]
-EPOCHS, PAIRED_EPOCHS, NARROW_EPOCHS = 3, 2, 8
+EPOCHS, PAIRED_EPOCHS, NARROW_EPOCHS = 3, 2, 6
 NARROW = "encoder.widths=[8,8,8,256]"
 SHORT_ROUND = "trainer.limit_val_batches=1"  # evaluations are not counted; short ones do
 

@@ -5,7 +5,6 @@ LightlyDataset, SimCLRTransform and MultiViewCollate in the loader's workers, on
 SGD. The transform has the strength that lightly advises for small images (0.5) and no blur, as Kindred's views of them.
 """
 
-import gc
 import time
 import warnings
 from collections.abc import Sequence
@@ -79,7 +78,6 @@ def train_kindred(overrides: Sequence[str], directory: Path, callbacks: Sequence
         plugins=[AtomicCheckpointIO()],
     )
     trainer.speed_up(module)
-    gc.freeze()
     trainer.fit(module, datamodule)
     return trainer
 

@@ -1,5 +1,6 @@
 """What the trainer's own settings change, and what they do not."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -33,6 +34,20 @@ def trainer(*overrides):
     config = compose(["trainer=cpu", "trainer.enable_progress_bar=false", *overrides])
     check(config)
     return build(config, "trainer", logger=False, callbacks=[])
+
+
+def test_the_garbage_collector_passes_over_the_libraries_while_training_only(monkeypatch):
+    frozen = []
+
+    def fit(self, module):
+        frozen.append(gc.get_freeze_count())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lightning.Trainer, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(None)
+    assert frozen[0] > 100_000  # lightning's and torch's
+    assert gc.get_freeze_count() == 0
 
 
 def test_channels_last_changes_the_order_in_memory_and_no_value():

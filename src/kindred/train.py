@@ -9,7 +9,6 @@
 The run directory, logs/<data>/<model>/<time>-<letters>/, is described in kindred.runs.
 """
 
-import gc
 import logging
 import os
 import sys
@@ -73,7 +72,6 @@ def train(config: DictConfig) -> dict[str, float]:
         logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
 
     trainer.speed_up(module)
-    gc.freeze()  # the libraries' objects stay: without this, Python looks through all of them for garbage, 0.3 s each time
     if not resuming:
         trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
     trainer.fit(module, datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)

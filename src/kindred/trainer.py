@@ -1,5 +1,6 @@
-"""Lightning's Trainer with three settings more, which change how fast a step is and not what it computes."""
+"""Lightning's Trainer, faster: three settings more that change how long a step takes and not what it computes."""
 
+import gc
 import inspect
 from functools import partial
 from typing import Any
@@ -26,6 +27,17 @@ class Trainer(lightning.Trainer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.compile, self.channels_last, self.fused = compile, channels_last, fused
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        """lightning.Trainer.fit, with the objects that exist by now out of the garbage collector's sight.
+
+        They are the libraries' and stay; Python would look through all of them now and then, 0.3 s each time.
+        """
+        gc.freeze()
+        try:
+            super().fit(*args, **kwargs)
+        finally:
+            gc.unfreeze()
 
     def speed_up(self, module: LightningModule) -> None:
         """Prepare `module` for this trainer, before fit."""
