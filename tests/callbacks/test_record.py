@@ -23,7 +23,7 @@ def test_what_is_recorded_reaches_loggers_callbacks_and_the_bar(tmp_path):
         "val/knn_top1": 0.75,
     }
     assert all(torch.is_tensor(value) for value in trainer.callback_metrics.values())  # EarlyStopping asks for tensors
-    assert Progress().get_metrics(trainer, None) == {"train/loss": "1.25", "val/knn_top1": "0.75"}
+    assert Progress().get_metrics(trainer, None) == {"loss": "1.25", "kNN": "0.75"}
     text = (tmp_path / "metrics.csv").read_text()
     assert "train/lr" in text
     assert "1.25" in text

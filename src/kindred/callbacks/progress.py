@@ -3,10 +3,15 @@
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-SHOWN = [
-    *("train/loss", "train/images_per_second"),
-    *(f"{split}/{probe}_top1" for split in ("val", "test") for probe in ("knn", "linear")),
-]
+# metric -> what stands for it in a narrow terminal
+SHOWN = {
+    "train/loss": "loss",
+    "train/images_per_second": "images/s",
+    "val/knn_top1": "kNN",
+    "val/linear_top1": "linear",
+    "test/knn_top1": "kNN (test)",
+    "test/linear_top1": "linear (test)",
+}
 
 
 class Progress(RichProgressBar):
@@ -17,4 +22,4 @@ class Progress(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, str]:
         recorded = trainer.callback_metrics
-        return {name: f"{recorded[name]:.4g}" for name in SHOWN if name in recorded}
+        return {label: f"{recorded[name]:.4g}" for name, label in SHOWN.items() if name in recorded}
