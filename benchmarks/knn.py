@@ -51,7 +51,7 @@ def memory(name: str, bank_size: int, queries: int, dim: int, k: int, batch_size
     arguments = () if name == "Kindred" else (batch_size,)
     work = by_kindred if name == "Kindred" else by_lightly
     work(bank[:1000], labels[:1000], asked[:10], k, *arguments)  # starts the thread pools
-    return peak_growth(lambda: work(bank, labels, asked, k, *arguments))
+    return [peak_growth(lambda: work(bank, labels, asked, k, *arguments))]
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:

@@ -73,8 +73,10 @@ def time_rows(count: int, repeats: int) -> list[Row]:
         torch.testing.assert_close(call(loss, pair), expected, rtol=1e-4, atol=0, msg=f"{name}: another loss")
     calls = max(1, min(64, (4096 // count) ** 2))
     turns = {name: (calls, lambda loss=loss: call(loss, pair)) for name, loss in losses.items()}
-    slow = {name: (1, turns.pop(name)[1]) for name in ("pytorch-metric-learning",) if name in turns}
-    seconds = alternate(turns, repeats) | alternate(slow, 1)
+    slow = turns.pop("pytorch-metric-learning", None)
+    seconds = alternate(turns, repeats)
+    if slow:
+        seconds |= alternate({"pytorch-metric-learning": (1, slow[1])}, 1)
     return [
         Row(
             WHAT.format(count),
@@ -95,7 +97,7 @@ def memory(name: str, count: int) -> list[float]:
     loss = contestant(name)
     call(loss, embeddings(64))  # starts the thread pools
     pair = embeddings(count)
-    return peak_growth(lambda: call(loss, pair))
+    return [peak_growth(lambda: call(loss, pair))]
 
 
 def memory_row(count: int) -> Row:

@@ -57,23 +57,21 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def peak_growth(work: Callable[[], Any], repeats: int = 1) -> list[float]:
+def peak_growth(work: Callable[[], Any]) -> float:
     """MiB by which the resident memory of this process grows at most while `work` runs; on Linux, `in_fresh_process`.
 
     What `work` returns is held until its peak has been read.
     """
     # Freed blocks go back to the system at once: what is held is measured, and not what malloc keeps for later.
-    libc, growth = ctypes.CDLL(None), []
-    if glibc := hasattr(libc, "malloc_trim"):
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 16)
-    for _ in range(repeats):
-        if glibc:
-            libc.malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-        before = _resident("VmRSS")
-        result = work()
-        growth.append((_resident("VmHWM") - before) / 1024)
-        del result
+        libc.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = _resident("VmRSS")
+    result = work()
+    growth = (_resident("VmHWM") - before) / 1024
+    del result
     return growth
 
 

@@ -80,7 +80,7 @@ CALLS = {"loss": loss_call, "queue": queue_call, "bank": bank_call}
 def memory(name: str, sizes: list[int]) -> list[list[float]]:
     """MiB of each size, once, since it hardly varies: of building what is held, and using it."""
     CALLS[name](512)()  # starts the thread pools
-    return [peak_growth(lambda size=size: _hold_and_use(name, size)) for size in sizes]
+    return [[peak_growth(lambda size=size: _hold_and_use(name, size))] for size in sizes]
 
 
 def _hold_and_use(name: str, size: int) -> Callable[[], None]:
