@@ -48,21 +48,21 @@ endif
 	@rm -f $(VENV)/.installed-* && echo $(TORCH) > $(VENV)/.torch && touch $@
 
 train: $(INSTALLED) ## train: MODEL=simclr DATA=photos ... (see the top of the Makefile)
-	@$(BIN)/python -m kindred.train $(OVERRIDES) $(ARGS)
+	@$(BIN)/python -m kindred train $(OVERRIDES) $(ARGS)
 
 sweep: $(INSTALLED) ## many trainings: SWEEP=temperature MODEL=... JOBS=2 (go on: the same command again)
-	@$(if $(STORAGE),KINDRED_STORAGE='$(STORAGE)') $(BIN)/python -m kindred.sweep $(or $(SWEEP),temperature) $(OVERRIDES) \
+	@$(if $(STORAGE),KINDRED_STORAGE='$(STORAGE)') $(BIN)/python -m kindred sweep $(or $(SWEEP),temperature) $(OVERRIDES) \
 		$(ARGS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(RETRY),--retry)
 
 compare: $(INSTALLED) ## runs side by side: RUNS="logs/photos/*/*", or a sweep's directory
-	@$(BIN)/python -m kindred.compare $(foreach run,$(or $(RUNS),logs),'$(run)') $(ARGS)
+	@$(BIN)/python -m kindred compare $(foreach run,$(or $(RUNS),logs),'$(run)') $(ARGS)
 
 evaluate: $(INSTALLED) ## judge a finished run on the test split: RUN=logs/latest DATA=... LABELS=0.1
-	@$(BIN)/python -m kindred.evaluate --run $(or $(RUN),logs/latest) $(if $(DATA),--data $(DATA)) \
+	@$(BIN)/python -m kindred evaluate --run $(or $(RUN),logs/latest) $(if $(DATA),--data $(DATA)) \
 		$(if $(LABELS),--labels $(LABELS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 export: $(INSTALLED) ## write a run's encoder to a file: RUN=logs/latest FORMAT=safetensors|onnx|torch-export
-	@$(BIN)/python -m kindred.export --run $(or $(RUN),logs/latest) --format $(or $(FORMAT),safetensors) $(ARGS)
+	@$(BIN)/python -m kindred export --run $(or $(RUN),logs/latest) --format $(or $(FORMAT),safetensors) $(ARGS)
 
 test: $(INSTALLED) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -73,6 +73,7 @@ test-all: $(INSTALLED) ## run all tests
 lint: $(INSTALLED) ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 format: $(INSTALLED) ## mend style
 	$(BIN)/ruff check --fix .

@@ -29,10 +29,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainings import EpochClock, train_kindred, train_lightly
 
 from kindred.config import build, check, compose
-from kindred.data.sources import ImageArray
+from kindred.data.images.arrays import ImageArray
 from kindred.losses import nt_xent
 from kindred.memory import FeatureQueue
-from kindred.runs import build_datamodule, build_module
+from kindred.runs.run import build_datamodule, build_module
 
 METHODS = ("simclr", "mocov2", "nnclr", "supcon")
 FULL = ["trainer=gpu", "trainer.compile=true", "data.batch_size=512"]
@@ -41,7 +41,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "lightly")
 
 
 class Noise:
-    """Random images of 32x32 in ten classes, a fifth as many for testing: a source (kindred.data.sources.Source)."""
+    """Random images of 32x32 in ten classes, a fifth as many for testing: a source (kindred.data.source.Source)."""
 
     name = "noise"
     class_names = [str(number) for number in range(10)]

@@ -24,11 +24,11 @@ from report import Row, save_rows
 from torch.utils.data import default_collate
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
-from kindred.data.imagefolder import ImageFolder
+from kindred.data.images.arrays import ImageArray
+from kindred.data.images.folder import ImageFolder
+from kindred.data.images.streaming import FileImages
+from kindred.data.images.views import MultiView, View
 from kindred.data.loading import ArrayImages
-from kindred.data.sources import ImageArray
-from kindred.data.streaming import FileImages
-from kindred.data.views import MultiView, View
 
 SIMCLR = View(size=224, jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, gray=0.2, blur=0.5)
 

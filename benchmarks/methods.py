@@ -3,7 +3,7 @@
     python benchmarks/methods.py --output benchmarks/results
     python benchmarks/methods.py --data cifar10 --seeds 0 --output benchmarks/results trainer=gpu data.val_size=0
 
-Runs `python -m kindred.train model=... data=... seed=...` as a user would, one after the other, and reads each
+Runs `python -m kindred train model=... data=... seed=...` as a user would, one after the other, and reads each
 summary.json. Accuracies are those of the last epoch, never a maximum; seconds are the whole command's. What follows the
 options is passed on as overrides: the second line is CIFAR-10 on a GPU, 200 epochs, kNN (k=200, T=0.1) on the test split,
 for comparison with published tables. Without a download, the same from a folder of images:
@@ -29,7 +29,7 @@ COLUMNS = ("pixels/knn_top1", "untrained/knn_top1", "{split}/knn_top1", "{split}
 
 def run(model: str, data: str, seed: int, directory: Path, overrides: list[str]) -> dict[str, float]:
     """One training; its summary, and the seconds of the whole command."""
-    command = [sys.executable, "-m", "kindred.train", f"model={model}", f"data={data}", f"seed={seed}"]
+    command = [sys.executable, "-m", "kindred", "train", f"model={model}", f"data={data}", f"seed={seed}"]
     start = time.time()
     subprocess.run([*command, f"run_dir={directory}", *overrides], check=True, stdout=subprocess.DEVNULL)
     return {**load_run(directory).summary, "command_seconds": time.time() - start}

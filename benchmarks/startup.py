@@ -44,7 +44,7 @@ def peer_seconds() -> float:
 def kindred_seconds(logs: str) -> float:
     """Seconds from the command to the end of the first training step, less the evaluation before it."""
     start = time.time()
-    command = [sys.executable, "-m", "kindred.train", f"log_dir={logs}", "+callbacks.clock._target_=startup.Clock"]
+    command = [sys.executable, "-m", "kindred", "train", f"log_dir={logs}", "+callbacks.clock._target_=startup.Clock"]
     environment = os.environ | {"PYTHONPATH": os.path.dirname(os.path.abspath(__file__))}
     output = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
     _, end, evaluation = next(line.split() for line in output.splitlines() if line.startswith("clock"))

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [--output benchmarks/results] [--rounds 2] [--tiny]
 
-Kindred runs as `python -m kindred.train` does, with its callbacks and log; lightly's recipe (trainings.py) gets the same
+Kindred runs as `python -m kindred train` does, with its callbacks and log; lightly's recipe (trainings.py) gets the same
 images, encoder and batch size, and the number of workers that is fastest in a first try of epochs a third as long. Rounds
 alternate; of each training's three epochs the first is not counted, nor are evaluations, which the recipe has none of.
 In epochs after those each of the Trainer's steps follows one of a bare loop in the same process, over the same batches with
@@ -24,10 +24,11 @@ from lightning import Callback, LightningModule, Trainer
 from report import Row, save_rows
 from trainings import EpochClock, train_kindred, train_lightly
 
-from kindred.data.sources import Photos
+from kindred.data.images.embedded import Photos
+from kindred.encoders.convnet import ConvNet
 from kindred.losses import nt_xent
-from kindred.models.encoders import ConvNet
-from kindred.optim import parameter_groups, warmup_cosine
+from kindred.optimisers.parameter_groups import parameter_groups
+from kindred.optimisers.schedules import warmup_cosine
 
 WORKERS = [number for number in (0, 1, 2, 4, 8) if number <= (os.cpu_count() or 1)]
 EPOCHS, PAIRED_EPOCHS, NARROW_EPOCHS = 3, 2, 6

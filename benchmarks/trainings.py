@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets.vision import VisionDataset
 
-from kindred.callbacks.checkpoints import AtomicCheckpointIO
 from kindred.config import build, check, compose
-from kindred.loggers import MetricsCSV
-from kindred.runs import build_datamodule, build_module
-from kindred.train import quieten
+from kindred.runs.run import build_datamodule, build_module
+from kindred.runs.train import quieten
+from kindred.tracking.csv_logger import MetricsCSV
+from kindred.training.checkpoints import AtomicCheckpointIO
 
 
 class EpochClock(Callback):
@@ -59,7 +59,7 @@ class EpochClock(Callback):
 
 
 def train_kindred(overrides: Sequence[str], directory: Path, callbacks: Sequence[Callback]) -> Trainer:
-    """Train as `python -m kindred.train` does, in this process, with `callbacks` after the run's own.
+    """Train as `python -m kindred train` does, in this process, with `callbacks` after the run's own.
 
     The untrained encoder is not evaluated.
     """

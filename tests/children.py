@@ -11,7 +11,9 @@ import matplotlib.figure  # noqa: F401 - imported here once, not in every child
 import torch
 from lightning import Callback
 
-from kindred import config, train
+from kindred import config
+from kindred.commands.train import main
+from kindred.runs import train
 
 DIGITS = [
     "data=digits",
@@ -63,7 +65,7 @@ def start(directory: Path, overrides: Sequence[str] = (), prepare: Callable[[], 
 
     def body() -> int:
         prepare()
-        return train.main([*DIGITS, f"run_dir={directory}", *overrides])
+        return main([*DIGITS, f"run_dir={directory}", *overrides])
 
     return in_child(body)
 
@@ -73,7 +75,7 @@ def resume(directory: Path, overrides: Sequence[str] = (), prepare: Callable[[],
 
     def body() -> int:
         prepare()
-        return train.main([f"resume={directory}", *overrides])
+        return main([f"resume={directory}", *overrides])
 
     return in_child(body)
 

@@ -1,4 +1,4 @@
-"""Stands in for `python -m kindred.train` where a test is about the sweep: the same files and exit status, in no time.
+"""Stands in for `python -m kindred train` where a test is about the sweep: the same files and exit status, in no time.
 
 Its accuracy is 1 - |log10 tau| / 10 + seed / 1000. It fails below tau = 0, and while a file `hold` lies next to the sweep's
 directory it runs until SIGTERM, upon which it ends as a training does that has written a checkpoint, or until the sweep is

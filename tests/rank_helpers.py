@@ -18,7 +18,7 @@ from children import DIGITS
 from lightning import Callback
 from torch import nn
 
-from kindred import train
+from kindred.commands import train
 from kindred.config import compose
 
 TESTS = Path(__file__).parent
@@ -132,7 +132,7 @@ def resume_ranks(directory: Path, overrides: Sequence[str] = (), count: int = 2)
     return as_ranks(count, lambda rank: train.main(settings))
 
 
-def command(*arguments: str, module: str = "kindred.train", **environment: str) -> subprocess.Popen:
+def command(*arguments: str, module: str = "kindred", **environment: str) -> subprocess.Popen:
     """`python -m <module> <arguments>`, as a person types it; `environment` on top of this process's own."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],

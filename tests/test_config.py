@@ -7,7 +7,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from kindred.config import CONFIGS, ConfigError, build, check, compose, nodes
-from kindred.runs import TRUSTED
+from kindred.runs.trust import TRUSTED
 
 
 def names(group):
@@ -111,7 +111,7 @@ def test_constructors_refuse_what_cannot_work(key, override, message):
 def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_functions():
     for target in TRUSTED:
         thing = get_object(target)
-        assert inspect.isclass(thing) or target == "kindred.models.encoders.resnet"
+        assert inspect.isclass(thing) or target == "kindred.encoders.resnet.resnet"
 
 
 def test_every_shipped_choice_can_be_loaded_back():

@@ -15,16 +15,16 @@ from kindred import losses
 from kindred.callbacks.guard import Guard
 from kindred.callbacks.linear_probe import LinearProbeCallback
 from kindred.callbacks.train_metrics import TrainMetrics
-from kindred.data import views
 from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.images import views
+from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Batch
-from kindred.data.views import MultiView, View
-from kindred.lars import LARS
-from kindred.models.encoders import ConvNet
+from kindred.encoders.convnet import ConvNet
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
+from kindred.optimisers.lars import LARS
 from kindred.temperature import Learnable
 
 COLOURS = {"jitter": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "gray": 0.2}

@@ -8,7 +8,7 @@ import yaml
 from children import DIGITS, in_child
 from nbclient import NotebookClient
 
-from kindred import sweep
+from kindred.commands import sweep
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -54,7 +54,7 @@ def test_temperature(execute, tmp_path):
         "method": "grid",
         "metric": {"name": "val/knn_top1", "goal": "maximize"},
         "parameters": {"model.temperature": {"values": [0.05, 1.0]}},
-        "command": ["python", "-m", "kindred.train", *DIGITS, "${args_no_hyphens}"],
+        "command": ["python", "-m", "kindred", "train", *DIGITS, "${args_no_hyphens}"],
     }
     path, directory = tmp_path / "pair.yaml", tmp_path / "pair"
     path.write_text(yaml.safe_dump(text))

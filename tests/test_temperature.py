@@ -8,12 +8,12 @@ from functools import partial
 import pytest
 import torch
 from children import At, add_callback, kill_self, resume, start
-from test_resume import assert_same, outcome
+from outcomes import assert_same, outcome
 
 from kindred import load_run
-from kindred.metrics import read_metrics
-from kindred.optim import parameter_groups
+from kindred.optimisers.parameter_groups import parameter_groups
 from kindred.temperature import Cosine, Learnable, Temperature
+from kindred.tracking.metrics_csv import read_metrics
 
 
 def test_a_number_stays_as_it_is():

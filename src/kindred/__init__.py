@@ -1,5 +1,5 @@
 """Kindred: contrastive representation learning, exact on any number of devices."""
 
-from kindred.runs import Run, load_run
+from kindred.runs.run import Run, load_run
 
 __all__ = ["Run", "load_run"]

@@ -8,18 +8,34 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-
-from kindred.learning_rates import linear_lr, sqrt_lr
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 class ConfigError(ValueError):
     """A setting that cannot work. The message names the key, the value, and what would be right."""
+
+
+def linear_lr(base: float, base_batch: int, batch: int, accumulation: int = 1) -> float:
+    """`base` x images per optimiser step / `base_batch` (Goyal et al. 2017, arXiv:1706.02677, section 2.1).
+
+    Args:
+        base: learning rate at `base_batch` images.
+        base_batch: images that `base` was found with.
+        batch: images in one loss, all ranks together.
+        accumulation: losses accumulated before a step.
+    """
+    return base * batch * accumulation / base_batch
+
+
+def sqrt_lr(base: float, batch: int, accumulation: int = 1) -> float:
+    """`base` x the square root of images per optimiser step; SimCLR's is 0.075 (arXiv:2002.05709, appendix B.1)."""
+    return base * sqrt(batch * accumulation)
 
 
 # Rules that need other settings are resolvers, so that the resolved config.yaml shows the number that ran.

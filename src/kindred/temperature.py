@@ -63,7 +63,7 @@ class Cosine(Temperature):
 class Learnable(Temperature):
     """tau is trained with the weights, by its logarithm (CLIP, Radford et al. 2021, arXiv:2103.00020, section 2.3).
 
-    Without weight decay, as everything of no dimension (see `kindred.optim.parameter_groups`). The bounds are kept after
+    Without weight decay, as everything of no dimension (see `kindred.optimisers`). The bounds are kept after
     each step, as CLIP's, and not by a clamp of the value: beyond one there is no gradient that could bring tau back.
 
     Args:

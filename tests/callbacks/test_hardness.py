@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from children import start
+from outcomes import assert_same, outcome
 from ranks import run_ranks
-from test_resume import assert_same, outcome
 
 from kindred.callbacks import hardness
 from kindred.callbacks.hardness import HardnessCallback
 from kindred.distributed import rank, sum_over_ranks, world_size
-from kindred.metrics import read_metrics
+from kindred.tracking.metrics_csv import read_metrics
 
 GENERATOR = torch.Generator().manual_seed(0)
 PROJECTIONS = torch.randn(2, 6, 4, generator=GENERATOR, dtype=torch.float64)

@@ -7,8 +7,8 @@ import torch
 
 from kindred.callbacks.progress import Progress
 from kindred.callbacks.record import record
-from kindred.callbacks.step_seed import StepSeed
-from kindred.loggers import MetricsCSV
+from kindred.tracking.csv_logger import MetricsCSV
+from kindred.training.step_seed import StepSeed
 
 
 def test_what_is_recorded_reaches_loggers_callbacks_and_the_bar(tmp_path):

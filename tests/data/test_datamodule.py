@@ -13,11 +13,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from kindred.data.datamodule import MultiViewDataModule
-from kindred.data.imagefolder import ImageFolder
+from kindred.data.images.arrays import ImageArray
+from kindred.data.images.folder import ImageFolder
+from kindred.data.images.views import MultiView, View
 from kindred.data.loading import ArrayImages, DealtBatches, GlobalBatches
 from kindred.data.order import permutation, stratified_order
-from kindred.data.sources import ImageArray
-from kindred.data.views import MultiView, View
 
 
 class Squares:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kindred.distributed import rank, sum_over_ranks, world_size
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
-from kindred.optim import parameter_groups
+from kindred.optimisers.parameter_groups import parameter_groups
 
 
 class Encoder(nn.Sequential):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from children import At, add_callback, kill_self, resume, start
 from drive import attach_trainer, random_batches, small, train
+from outcomes import assert_same, outcome
 from ranks import run_ranks
-from test_resume import assert_same, outcome
 
 from kindred.distributed import rank, world_size
 from kindred.models.mocov2 import MoCoV2

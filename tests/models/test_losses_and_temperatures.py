@@ -11,13 +11,13 @@ from test_exactness import STEPS, assert_close, assert_trained
 
 from kindred import losses
 from kindred.config import ConfigError, check, compose
-from kindred.metrics import read_metrics
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
-from kindred.runs import build_module
+from kindred.runs.run import build_module
 from kindred.temperature import Cosine, Learnable
+from kindred.tracking.metrics_csv import read_metrics
 
 QUEUE = {"queue_size": 14}
 CASES = {

@@ -18,7 +18,7 @@ from kindred.distributed import rank, world_size
 from kindred.models import key_splits
 from kindred.models.key_splits import encode_in_splits
 from kindred.models.mocov2 import MoCoV2
-from kindred.optim import parameter_groups
+from kindred.optimisers.parameter_groups import parameter_groups
 
 
 def query_parameters(module):

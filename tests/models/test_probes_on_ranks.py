@@ -18,7 +18,7 @@ from kindred.config import compose
 from kindred.distributed import rank, world_size
 from kindred.evaluation.geometry import tolerance
 from kindred.models.simclr import SimCLR
-from kindred.runs import build_datamodule
+from kindred.runs.run import build_datamodule
 
 
 class Projection(nn.Sequential):

@@ -8,8 +8,8 @@ from drive import random_batches, small
 from pytorch_metric_learning.losses import SupConLoss
 
 from kindred.data.datamodule import MultiViewDataModule
-from kindred.data.sources import ImageArray
-from kindred.data.views import MultiView, View
+from kindred.data.images.arrays import ImageArray
+from kindred.data.images.views import MultiView, View
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
 

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from kindred.callbacks.feature_store import feature_store
 from kindred.data.datamodule import MultiViewDataModule
 from kindred.evaluation.knn import knn_search_sharded
-from kindred.metrics import read_columns
+from kindred.tracking.metrics_csv import read_columns
 
 # matplotlib takes half a second to import: not before the first training step.
 
@@ -36,12 +36,12 @@ class Figures(Callback):
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         directory = Path(trainer.default_root_dir)
         if trainer.is_global_zero and (metrics := read_columns(directory / "metrics.csv")):
-            from kindred.figures import draw_curves
+            from kindred.tracking.figures import draw_curves
 
             draw_curves(directory / "figures" / "curves.png", metrics)
 
     def _views(self, path: Path, datamodule: MultiViewDataModule) -> None:
-        from kindred.figures import draw_views
+        from kindred.tracking.figures import draw_views
 
         items = np.linspace(0, len(datamodule.train) - 1, self.images).astype(int)
         batch = datamodule.train.train_items(items, epoch=0)
@@ -61,7 +61,7 @@ class Figures(Callback):
         )
         if not trainer.is_global_zero:
             return
-        from kindred.figures import draw_neighbours
+        from kindred.tracking.figures import draw_neighbours
 
         names = np.array([*datamodule.class_names, "unlabelled"])  # label -1 is the last
         queries = datamodule.query.__getitems__(rows.tolist())

@@ -4,32 +4,15 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from kindred.callbacks.feature_store import BANK, Features, feature_store
 from kindred.callbacks.record import record
 from kindred.data.datamodule import ViewBatch
+from kindred.evaluation.accuracy import top_k_accuracies
 from kindred.evaluation.knn import knn_scores
 
 PIXEL_BANK = 100_000  # images; beyond this the pixels of the bank would not fit next to a training run
-
-
-def top_k_accuracies(name: str, scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """`<name>_top1`, and `<name>_top5` where there are more than five classes: micro accuracy over labelled images.
-
-    Args:
-        scores: [Q, C], the larger the more likely.
-        labels: [Q] int64; images with label -1 are left out.
-    """
-    known = labels >= 0
-    scores, labels = scores[known], labels[known]
-    return {
-        f"{name}_top{k}": float(multiclass_accuracy(scores, labels, scores.shape[1], top_k=k, average="micro"))
-        for k in (1, 5)
-        if k == 1 or scores.shape[1] > 5
-    }
 
 
 class KNNCallback(Callback):

@@ -9,11 +9,11 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from kindred.callbacks.feature_store import Features, feature_store
-from kindred.callbacks.knn import top_k_accuracies
 from kindred.callbacks.record import record
 from kindred.data.datamodule import ViewBatch
 from kindred.data.order import permutation
 from kindred.distributed import world_size
+from kindred.evaluation.accuracy import top_k_accuracies
 
 
 class LinearProbeCallback(Callback):

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kindred.data.images.arrays import ImageArray, ImageFiles
+from kindred.data.images.streaming import FileImages
+from kindred.data.images.views import MultiView
 from kindred.data.loading import ArrayImages, Batch, DealtBatches, GlobalBatches, Images, Loader, TrainLoader
 from kindred.data.order import stratified_order
-from kindred.data.sources import ImageArray, ImageFiles, Source
-from kindred.data.streaming import FileImages
-from kindred.data.views import MultiView
+from kindred.data.source import Source
 
 
 class ViewBatch(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from kindred.data.images.arrays import ImageArray
 from kindred.data.order import permutation
-from kindred.data.sources import ImageArray
 
 
 class Batch(NamedTuple):

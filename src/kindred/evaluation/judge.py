@@ -1,21 +1,25 @@
 """kNN and linear classification of one frozen representation, their settings chosen on val before test is looked at."""
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from torch import Tensor
 
 from kindred.evaluation.knn import knn_classify, knn_search, knn_vote
 from kindred.evaluation.linear import linear_probe
 
-if TYPE_CHECKING:
-    from kindred.features import Encoded
-
 KNN_K = (5, 20, 100, 200)
 KNN_TEMPERATURES = (0.03, 0.07, 0.1, 0.2)
 
 
+class Encoded(NamedTuple):
+    """One representation of a data set, in its order."""
+
+    features: Tensor  # [N, F] float32
+    labels: Tensor  # [N] int64
+
+
 def judge(
-    train: "Encoded", val: "Encoded", test: Tensor, num_classes: int, refit: bool = True
+    train: Encoded, val: Encoded, test: Tensor, num_classes: int, refit: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Scores [N, C] of the test images by "knn" and "linear", and what was chosen.
 
@@ -45,7 +49,7 @@ def judge(
     return scores, chosen
 
 
-def choose_knn(train: "Encoded", val: "Encoded", num_classes: int) -> tuple[int, float, float]:
+def choose_knn(train: Encoded, val: Encoded, num_classes: int) -> tuple[int, float, float]:
     """The k and temperature of KNN_K and KNN_TEMPERATURES that are best on val, the first of equals; their accuracy."""
     ks = sorted({min(k, len(train.labels)) for k in KNN_K})
     similarities, positions = knn_search(
@@ -59,12 +63,3 @@ def choose_knn(train: "Encoded", val: "Encoded", num_classes: int) -> tuple[int,
             accuracies[k, temperature] = float((scores.argmax(dim=1) == val.labels).double().mean())
     best = max(accuracies, key=accuracies.get)
     return *best, accuracies[best]
-
-
-def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """int64 [C, C]: how many images of the row's class were taken for the column's.
-
-    Args:
-        predicted, labels: [N] int64 in [0, C).
-    """
-    return (labels * num_classes + predicted).bincount(minlength=num_classes**2).view(num_classes, num_classes)

@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from kindred.data.datamodule import ViewBatch
 from kindred.distributed import world_size
 from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
-from kindred.optim import parameter_groups, warmup_cosine
+from kindred.optimisers.parameter_groups import parameter_groups
+from kindred.optimisers.schedules import warmup_cosine
 from kindred.temperature import Temperature
 
 

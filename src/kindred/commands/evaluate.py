@@ -1,0 +1,67 @@
+"""Judge a finished run: how good is its frozen encoder on images that nothing has been chosen on?
+
+    kindred evaluate                               logs/latest, on the test split of its own data set
+    kindred evaluate --run logs/photos/simclr/...  another run
+    kindred evaluate --data cifar10                transfer: the encoder on another data set
+    kindred evaluate --data imagefolder data.source.root=my/images       with Hydra overrides for it
+    kindred evaluate --labels 0.01                 with one in a hundred of the train labels
+
+kNN and a linear classifier see the features of the unaugmented train images; their settings are chosen on val images;
+test images are scored once. Raw pixels and the untrained encoder go through the same. Writes evaluation.json and
+figures/confusion.png and map.png into the run directory (evaluation-cifar10.json, evaluation-labels0.01.json, ...).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from kindred.commands.errors import attempt
+from kindred.runs.judging import evaluate
+from kindred.runs.run import load_run
+
+ROWS = {"pixels": "raw pixels", "untrained": "untrained encoder", "test": "trained encoder"}
+
+
+def print_evaluation(result: dict[str, Any], directory: Path) -> None:
+    """A table of test accuracies, the base lines first, and what was chosen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    of = "" if result["labels"] == 1 else f", with {result['labels']:g} of the train labels"
+    heading = f"{result['test_images']} test images of {result['data']}, {result['classes']} classes{of}"
+    columns = [f"{probe}_top{k}" for probe in ("knn", "linear") for k in (1, 5)]
+    table = Table("", "kNN top-1", "top-5", "linear top-1", "top-5")
+    rows = {name: label for name, label in ROWS.items() if f"{name}/knn_top1" in result}
+    for name, label in rows.items():
+        values = [result.get(f"{name}/{column}") for column in columns]
+        table.add_row(label, *("" if value is None else f"{value:.3f}" for value in values))
+    console = Console()
+    console.print(heading, soft_wrap=True)
+    console.print(table)
+    for name, label in rows.items():
+        k, temperature, penalty = (result[f"{name}/{key}"] for key in ("knn_k", "knn_temperature", "linear_penalty"))
+        console.print(f"{label}: k={k}, T={temperature:g}, penalty {penalty:.1e}", soft_wrap=True)
+    console.print(f"chosen on {result['chosen_on']} ({result['val_images']} images); {result['seconds']:.0f} s")
+    console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status. Errors that Kindred raised on purpose take one line."""
+    parser = argparse.ArgumentParser(
+        prog="kindred evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", default="logs/latest", help="run directory (default: %(default)s)")
+    parser.add_argument("--data", help="another data set of configs/data/")
+    parser.add_argument("--labels", type=float, default=1.0, help="share of the train labels (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of that share (default: %(default)s)")
+    parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides of the other data set")
+    options = parser.parse_intermixed_args(arguments)
+
+    def work() -> None:
+        run = load_run(options.run, options.trust)
+        result = evaluate(run, options.data, options.labels, options.seed, options.overrides)
+        print_evaluation(result, run.path)
+
+    return attempt(work)

@@ -1,0 +1,33 @@
+"""Encoders: images [B, C, H, W] -> features [B, F]. Any module with the attribute `num_features` (F) can stand in."""
+
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """A small ResNet-like stack for CPUs: four million multiply-adds for a 32x32 image with the default widths.
+
+    The first block keeps the resolution of its stem, each further one halves it; global average pooling ends it, so any
+    image size works.
+
+    Args:
+        in_channels: channels of the images.
+        widths: channels of each block; the last is F.
+    """
+
+    def __init__(self, in_channels: int = 3, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
+        super().__init__()
+        if not widths:
+            raise ValueError(f"widths: needs at least one block, got {widths}")
+        self.num_features = widths[-1]
+        blocks, channels = [], in_channels
+        for width in widths:
+            blocks += [
+                nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+            channels = width
+        self.layers = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)

@@ -1,0 +1,151 @@
+"""Writing a run directory: its name, where it comes from, what it amounts to, and with which settings it goes on.
+
+What is in it, and how to read it back, is in kindred.runs.run.
+"""
+
+import json
+import os
+import platform
+import random
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kindred.config import ConfigError, compose
+from kindred.files import write_atomically
+from kindred.runs.run import load_run
+from kindred.training import launch
+
+PACKAGES = ("kindred", "torch", "torchvision", "lightning", "torchmetrics", "lightly", "hydra-core", "numpy")
+
+
+def new_run_directory(root: Path, data: str, model: str, name: str | None = None) -> Path:
+    """Create `root/<data>/<model>/<name>` and point `root/latest` to it; the name is a job's, or <timestamp>-<4 letters>."""
+    letters = "".join(random.SystemRandom().choices(string.ascii_lowercase, k=4))
+    path = root / data / model / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{letters}")
+    path.mkdir(parents=True, exist_ok=name is not None)
+    link = root / f".latest-{letters}"
+    link.symlink_to(path.relative_to(root), target_is_directory=True)
+    os.replace(link, root / "latest")
+    return path
+
+
+def describe_environment() -> dict[str, Any]:
+    """Command, code, versions and hardware of this process, for environment.json."""
+    import torch
+
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.rstrip("\n")
+
+    return {
+        "command": " ".join(["python", "-m", "kindred", "train", *sys.argv[1:]]) if sys.argv else "",
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_diff": git("diff", "HEAD"),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def write_environment(run_directory: Path) -> None:
+    """environment.json of a new run; of a run that goes on, one more entry under `resumes`."""
+    path = run_directory / "environment.json"
+    now = describe_environment()
+    if path.exists():
+        first = json.loads(path.read_text())
+        now = {**first, "resumes": [*first.get("resumes", []), now]}
+    write_atomically(path, json.dumps(now, indent=2) + "\n")
+
+
+def resumed_config(directory: Path, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of a run that goes on: its own, but for devices and trainer settings.
+
+    Args:
+        directory: the run directory.
+        overrides: `trainer.<key>=<value>`, or `trainer=<name>` for another choice of devices.
+
+    Raises:
+        ConfigError: an override that would make it another experiment, or fewer epochs than were asked for before.
+        FileNotFoundError: `directory` holds no run.
+    """
+    config = load_run(directory).config
+    for override in sorted(overrides, key=lambda text: not text.startswith("trainer=")):  # which says less than a key
+        key, _, value = override.partition("=")
+        if key == "trainer":
+            fresh = compose([override]).trainer
+            devices = ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm")
+            config.trainer.update({name: fresh[name] for name in devices})
+        elif key.startswith("trainer.") and key.removeprefix("trainer.") in config.trainer:
+            before = OmegaConf.select(config, key)
+            OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
+            if key == "trainer.max_epochs" and config.trainer.max_epochs != before:
+                if config.trainer.max_epochs < before:
+                    raise ConfigError(f"{override}: the run was to have {before} epochs; a resume may only raise that")
+                if launch.rank() == 0:
+                    print(
+                        f"trainer.max_epochs {before} -> {value}: from here on the schedules are those of the longer run"
+                    )
+        else:
+            raise ConfigError(
+                f"{override}: a run goes on as it began; only trainer=... and the keys of trainer may change on resume "
+                f"({', '.join(str(k) for k in config.trainer if k != '_target_')}). For anything else start a new run"
+            )
+    config.resume = str(directory)
+    return config
+
+
+def saved_form(config: DictConfig) -> str:
+    """config.yaml: the same whether a run starts or goes on."""
+    return OmegaConf.to_yaml(OmegaConf.merge(config, {"resume": None}))
+
+
+def run_directory(config: DictConfig) -> Path:
+    """The directory to write to, the same on every rank: of the run that goes on, the one that was asked for, or a new one.
+
+    In a job of torchrun or Slurm its name comes from the job's id and the settings, so that ranks and nodes agree on it;
+    if it is there already, with the same settings, the job was requeued, and the run goes on where it stopped.
+    """
+    if (handed_down := launch.handed_down()) and not launch.met():
+        return handed_down
+    directory = Path(config.resume) if config.resume is not None else named_directory(config)
+    if launch.met():  # train() for the second time in this process: rank 0 tells
+        import torch.distributed as dist
+
+        box = [directory]
+        dist.broadcast_object_list(box)
+        directory = box[0]
+    if launch.rank() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        launch.hand_down(directory)
+    return directory
+
+
+def named_directory(config: DictConfig) -> Path:
+    """The directory of a run that does not say `resume`; in a job it may be there already."""
+    job, first = launch.job(), launch.rank() == 0
+    if config.run_dir is None:
+        place = (Path(config.log_dir), config.choices.data, config.choices.model)
+        name = launch.job_run_name(job, saved_form(config)) if job else None
+        return new_run_directory(*place, name) if first else Path(*place, name or "")
+    directory, saved = Path(config.run_dir), Path(config.run_dir) / "config.yaml"
+    requeued = job is not None and saved.exists() and saved.read_text() == saved_form(config)
+    if first and saved.exists() and not requeued:
+        raise ConfigError(f"run_dir: {directory} already holds a run; to go on with it: resume={directory}")
+    return directory

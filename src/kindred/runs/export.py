@@ -1,0 +1,147 @@
+"""The encoder of a run as a file that others can use, with its normalisation inside and a model card beside it.
+
+All formats take images float32 [B, C, S, S] in [0, 1] with S = data.image_size and any B, and give features [B, F].
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from kindred.config import ConfigError, build, nodes
+from kindred.files import write_atomically
+from kindred.runs.model_card import FILES, model_card
+from kindred.runs.run import Run
+from kindred.runs.trust import TRUSTED
+
+TOLERANCE = 1e-4  # of the features of an exported file
+
+
+class NormalizedEncoder(nn.Module):
+    """An encoder that normalises its images itself: float32 [B, C, S, S] in [0, 1] -> features [B, F].
+
+    Args:
+        encoder: normalised images [B, C, S, S] -> features [B, F].
+        mean, std: per channel, of pixels in [0, 1].
+    """
+
+    def __init__(self, encoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder((images - self.mean) / self.std)
+
+
+def export(run: Run, format: str, output: Path | None = None, license: str = "unknown") -> Path:
+    """Write the encoder of `run` and README.md to `output` (by default <run>/export); the path of the file.
+
+    What was written is read back, and its features compared with those of the run.
+
+    Args:
+        format: safetensors, onnx or torch-export.
+        license: of the weights, for the card; it depends on the images as well, so it is yours to know.
+
+    Raises:
+        ConfigError: packages that ONNX needs are missing, a class that is not trusted.
+        RuntimeError: the file's features differ from the run's by more than 1e-4.
+    """
+    output = run.path / "export" if output is None else output
+    source, size = run.datamodule().source, run.config.data.image_size
+    encoder = NormalizedEncoder(run.encoder, source.mean, source.std).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(7, run.config.data.channels, size, size, generator=generator)
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / FILES[format]
+    temporary = output / f".{os.getpid()}-{path.name}"
+    try:
+        features = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[format](
+            encoder, images, temporary, run
+        )
+        with torch.inference_mode():
+            difference = max(float((features(part) - encoder(part)).abs().max()) for part in (images, images[:1]))
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"{path.name}: features differ from the run's by {difference:.1e}, not {TOLERANCE:.0e}")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    write_atomically(output / "README.md", model_card(run, output, source, license))
+    return path
+
+
+def load_encoder(path: str | Path, trust: Sequence[str] = ()) -> NormalizedEncoder:
+    """The encoder in encoder.safetensors, in eval mode: images float32 [B, C, S, S] in [0, 1] -> features [B, F].
+
+    Nothing in the file is executed: it says which class to build, which must be among kindred.runs.run.TRUSTED or `trust`.
+
+    Raises:
+        ConfigError: a class that is not trusted, or a file that Kindred did not write.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    if "encoder" not in metadata:
+        raise ConfigError(
+            f"{path}: its metadata does not say which encoder it holds; was it written by kindred.export?"
+        )
+    config = OmegaConf.create({"encoder": json.loads(metadata["encoder"])})
+    for place, node in nodes(config):
+        if node._target_ not in TRUSTED | set(trust):
+            raise ConfigError(
+                f"{place}._target_: {node._target_!r} of {path} is not among the classes that may be built from a file; "
+                f"if you trust it: load_encoder(path, trust=[{node._target_!r}])"
+            )
+    encoder = NormalizedEncoder(
+        build(config, "encoder"), state["mean"].flatten().tolist(), state["std"].flatten().tolist()
+    )
+    encoder.load_state_dict(state)
+    return encoder.eval()
+
+
+def _safetensors(encoder: NormalizedEncoder, images: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+    """Writes `path`; what reads images with it."""
+    from safetensors.torch import save
+
+    config = OmegaConf.to_container(run.config, resolve=True)
+    metadata = {"format": "pt", "encoder": json.dumps(config["encoder"]), "config": json.dumps(config)}
+    path.write_bytes(save({name: value.contiguous() for name, value in encoder.state_dict().items()}, metadata))
+    return load_encoder(path, trust=run.trust)
+
+
+def _onnx(encoder: NormalizedEncoder, images: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise ConfigError(
+            f"--format onnx needs the package {error.name}: make setup, or pip install kindred[export]"
+        ) from error
+    torch.onnx.export(
+        encoder,
+        (images,),
+        path,
+        dynamo=True,
+        verbose=False,
+        external_data=False,  # one file
+        input_names=["images"],
+        output_names=["features"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+    )
+    onnx.checker.check_model(path, full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _torch_export(encoder: NormalizedEncoder, images: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    torch.export.save(torch.export.export(encoder, (images,), dynamic_shapes=shapes), path)
+    return torch.export.load(path).module()

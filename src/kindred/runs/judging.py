@@ -1,0 +1,177 @@
+"""A finished run judged: how good is its frozen encoder on images that nothing has been chosen on?
+
+kNN and a linear classifier see the features of the unaugmented train images; their settings are chosen on val images;
+test images are scored once. Raw pixels and the untrained encoder go through the same.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kindred.config import ConfigError, check, compose
+from kindred.files import write_atomically
+from kindred.runs.run import Run, build_datamodule, build_module
+from kindred.runs.weights import load_encoder_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kindred.data.datamodule import MultiViewDataModule
+    from kindred.runs.features import Encoded
+
+MAP_IMAGES = 2000  # in map.png, at most
+
+
+def evaluate(
+    run: Run, data: str | None = None, labels: float = 1.0, seed: int = 0, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Score the encoder of `run`, and return the content of evaluation.json.
+
+    Accuracies on the test images are under `test/<probe>_top1` and `_top5` (`probe`: knn, linear; the encoder of the
+    run), `untrained/...` (the encoder before its first step) and `pixels/...`; beside each stand the settings that were
+    chosen on val (`.../knn_k`, `.../knn_temperature`, `.../linear_penalty`) and the accuracy there (`..._val_top1`).
+
+    Args:
+        run: with its last checkpoint.
+        data: a data set of configs/data/; by default the run's own. Its images are resized to its own `data.image_size`
+            and normalised by its own mean and deviation.
+        labels: share of the train images that bank and linear classifier see; below 1, val images choose but are not
+            trained on.
+        seed: of the choice of that share.
+        overrides: Hydra overrides of that other data set.
+
+    Raises:
+        ConfigError, ValueError: settings that cannot work, a class that is not trusted.
+        FileNotFoundError: the run has no checkpoint yet.
+    """
+    import torch
+
+    from kindred.callbacks.knn import PIXEL_BANK
+    from kindred.evaluation.accuracy import confusion_matrix, top_k_accuracies
+    from kindred.evaluation.judge import judge
+    from kindred.runs.features import cut, encode, pixels
+
+    started = time.perf_counter()
+    if not 0 < labels <= 1:
+        raise ConfigError(f"--labels is {labels}: give a share of the train labels above 0 and at most 1")
+    if overrides and data is None:
+        raise ConfigError(
+            f"{overrides[0]}: the run's own data set stays as it is; overrides are for another one (--data)"
+        )
+    datamodule = run.datamodule() if data is None else other_datamodule(run, data, overrides)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoders = {"untrained": untrained_encoder(run), "test": deepcopy(run.encoder)}
+    encoders = {name: encoder.to(device) for name, encoder in encoders.items() if encoder is not None}
+    datamodule.setup()
+    splits = cut(datamodule, labels, seed)
+    if len(splits["train"]) <= PIXEL_BANK:
+        encoders = {"pixels": pixels, **encoders}
+    encoded = {name: encode(datamodule, images, name, encoders, device) for name, images in splits.items()}
+
+    result = {
+        "data": data or run.config.choices.data,
+        "labels": labels,
+        "seed": seed,
+        "chosen_on": "val" if datamodule.monitor == "val" else "a tenth of the train images",
+        "classes": datamodule.num_classes,
+        **{f"{name}_images": len(images) for name, images in splits.items()},
+    }
+    test_labels = encoded["test"]["test"].labels
+    predicted = {}
+    for name in encoders:
+        train, val, test = (encoded[split][name] for split in ("train", "val", "test"))
+        scores, found = judge(train, val, test.features, datamodule.num_classes, refit=labels == 1)
+        for probe, each in scores.items():
+            predicted[name, probe] = each.argmax(dim=1)
+            found |= top_k_accuracies(probe, each, test_labels)
+        result |= {f"{name}/{key}": value for key, value in found.items()}
+
+    matrices = {
+        probe: confusion_matrix(predicted["test", probe], test_labels, datamodule.num_classes).cpu().numpy()
+        for probe in ("knn", "linear")
+    }
+    result["per_class"] = {
+        class_name: {probe: float(matrix[c, c] / matrix[c].sum()) for probe, matrix in matrices.items()}
+        for c, class_name in enumerate(datamodule.class_names)
+        if matrices["knn"][c].sum()
+    }
+    suffix = _suffix(data, labels, seed)
+    figures = _draw(run.path / "figures", suffix, matrices["linear"], encoded["test"]["test"], datamodule.class_names)
+    result["seconds"] = time.perf_counter() - started
+    write_atomically(run.path / f"evaluation{suffix}.json", json.dumps(result, indent=2) + "\n")
+    if (run.path / "wandb.json").exists():
+        from kindred.tracking.wandb_logger import add_to_run
+
+        prefix = f"evaluation{suffix}"
+        metrics = {f"{prefix}/{key}": value for key, value in result.items() if isinstance(value, int | float)}
+        add_to_run(run.path, metrics, {f"{prefix}/{name}": path for name, path in figures.items()})
+    return result
+
+
+def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "MultiViewDataModule":
+    """The DataModule of configs/data/<data>.yaml, whose images the encoder of `run` must be able to read."""
+    config = compose([f"data={data}", *overrides])
+    check(config)
+    expected, given = run.config.data.channels, config.data.channels
+    if given != expected:
+        raise ConfigError(
+            f"--data {data}: its images have {given} channel(s) (data.channels), the encoder of {run.path} reads {expected}"
+        )
+    return build_datamodule(config)
+
+
+def untrained_encoder(run: Run) -> "nn.Module | None":
+    """The very encoder that `run` started from, in eval mode; None if it came from a file that is gone.
+
+    Everything is built in the order of kindred.train, since the seed's random stream runs through all of it.
+    """
+    import lightning
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    config = run.config
+    with isolate_rng():
+        _ = run.module, run.datamodule()  # which refuse classes that are not trusted
+        lightning.seed_everything(config.seed, verbose=False)
+        build_datamodule(config)
+        encoder = build_module(config).encoder
+    if config.init_from is not None:
+        if not Path(config.init_from).exists():
+            return None
+        load_encoder_weights(encoder, Path(config.init_from))
+    return encoder.eval()
+
+
+def _suffix(data: str | None, labels: float, seed: int) -> str:
+    """Of file names: what sets this evaluation apart from that of the whole of the run's own data set."""
+    parts = [data or "", f"labels{labels:g}" if labels < 1 else "", f"seed{seed}" if seed and labels < 1 else ""]
+    return "".join(f"-{part}" for part in parts if part)
+
+
+def _draw(
+    folder: Path, suffix: str, confusion: np.ndarray, test: "Encoded", class_names: Sequence[str]
+) -> dict[str, Path]:
+    """confusion.png and map.png; their paths by name."""
+    from kindred.tracking.figures import draw_confusion, draw_map
+
+    paths = {name: folder / f"{name}{suffix}.png" for name in ("confusion", "map")}
+    draw_confusion(paths["confusion"], confusion, class_names)
+    rows = np.unique(np.linspace(0, len(test.labels) - 1, MAP_IMAGES).astype(int))
+    draw_map(paths["map"], flatten(test.features[rows].cpu().numpy()), test.labels[rows].cpu().numpy(), class_names)
+    return paths
+
+
+def flatten(features: np.ndarray) -> np.ndarray:
+    """Features [N, F] on a plane, [N, 2]: t-SNE (van der Maaten & Hinton 2008) of their directions, as kNN sees them.
+
+    Starts from the two principal components, so that the same features always give the same map.
+    """
+    from sklearn.manifold import TSNE
+
+    directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    perplexity = min(30.0, (len(features) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(directions)

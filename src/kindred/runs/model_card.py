@@ -1,0 +1,136 @@
+"""The model card of an exported encoder: what it is, what it has seen, how good it is and how to load it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kindred.runs.run import Run
+
+if TYPE_CHECKING:
+    from kindred.data.source import Source
+
+FILES = {"safetensors": "encoder.safetensors", "onnx": "encoder.onnx", "torch-export": "encoder.pt2"}
+LOADING = {
+    "safetensors": """`encoder.safetensors`, with Kindred:
+
+```python
+from kindred.runs.export import load_encoder
+
+encoder = load_encoder("encoder.safetensors")
+features = encoder(images)
+```
+
+or with plain torch and an `encoder` of the same architecture, {encoder}:
+
+```python
+from safetensors.torch import load_file
+
+state = load_file("encoder.safetensors")
+mean, std = state.pop("mean"), state.pop("std")
+encoder.load_state_dict({{name.removeprefix("encoder."): value for name, value in state.items()}})
+features = encoder.eval()((images - mean) / std)
+```""",
+    "onnx": """`encoder.onnx`, images as a numpy array:
+
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("encoder.onnx")
+features = session.run(None, {{"images": images}})[0]
+```""",
+    "torch-export": """`encoder.pt2`, with torch alone:
+
+```python
+import torch
+
+encoder = torch.export.load("encoder.pt2").module()
+features = encoder(images)
+```""",
+}
+
+
+def model_card(run: Run, output: Path, source: "Source", license: str) -> str:
+    """The text of README.md for the files in `output`.
+
+    Args:
+        run: with evaluation.json, if it has been evaluated: its figures are in the card.
+        source: of the images; its mean and deviation are inside the files.
+        license: of the weights.
+    """
+    config, data, choices = run.config, run.config.data, run.config.choices
+    head = {"license": license, "library_name": "kindred", "tags": ["self-supervised", "contrastive", choices.model]}
+    settings = {
+        "method": f"`{_call(config.model)}`",
+        "encoder": f"`{_call(config.encoder)}`, from {config.init_from or 'random weights'}",
+        "data": f"{choices.data} (`{data.source._target_}`), views {choices.views}",
+        "epochs": f"{run.summary['epoch']:g}",
+        "batch size": data.batch_size,
+        "seed": config.seed,
+        "mean": list(source.mean),
+        "standard deviation": list(source.std),
+    }
+    shape = f"[B, {data.channels}, {data.image_size}, {data.image_size}]"
+    sections = [
+        f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---",
+        f"# {choices.model} on {choices.data}",
+        f"An encoder of images that was trained by contrast. In: float32 {shape}, any B, values in [0, 1]. Out: features "
+        f"[B, {run.encoder.num_features}]. Normalisation is inside. {_resizing(data)}",
+        _table("setting", settings),
+        "## How good it is",
+        *_results(run),
+        "## Loading",
+        *(
+            LOADING[name].format(encoder=f"`{_call(config.encoder)}`")
+            for name, file in FILES.items()
+            if (output / file).exists()
+        ),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _call(node: Any) -> str:
+    """A part of the configuration as the call that it stands for."""
+    if not isinstance(node, DictConfig):
+        return str(node)
+    arguments = [f"{key}={_call(value)}" for key, value in node.items() if not str(key).startswith("_")]
+    return f"{node.get('_target_', 'dict')}({', '.join(arguments)})"
+
+
+def _resizing(data: DictConfig) -> str:
+    """How images of other sizes are brought to `data.image_size` when the encoder is judged."""
+    size = data.image_size
+    if not data.source._target_.endswith("ImageFolder"):
+        call = f'torch.nn.functional.interpolate(images, size=({size}, {size}), mode="bilinear", antialias=True)'
+        return f"Images of another size are resized before: `{call}.clamp(0, 1)`."
+    enlarged = round(size * 256 / 224) if data.source.stream or data.source.get("pack") else size
+    return (
+        f"Images of another size are resized before: shorter side to {enlarged} pixels, then the central {size}x{size}."
+    )
+
+
+def _results(run: Run) -> list[str]:
+    """Paragraphs: the accuracies of evaluation.json, and those at the end of training."""
+    found = []
+    if (path := run.path / "evaluation.json").exists():
+        result = json.loads(path.read_text())
+        where = f"{result['test_images']} test images of {result['data']}"
+        found += [f"On {where}; settings were chosen on other images:", _table("accuracy", _accuracies(result))]
+    if accuracies := _accuracies(run.summary):
+        split = "test" if run.config.data.val_size == 0 else "held-out"
+        found += [f"At the end of training, on {split} images:", _table("accuracy", accuracies)]
+    return found or ["Not measured."]
+
+
+def _accuracies(metrics: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{value:.3f}"
+        for name, value in metrics.items()
+        if name.endswith(("_top1", "_top5")) and not name.endswith("_val_top1")
+    }
+
+
+def _table(heading: str, rows: Mapping[str, Any]) -> str:
+    return "\n".join([f"| {heading} | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())])

@@ -1,0 +1,110 @@
+"""What a run directory holds, and how to read one back: `kindred.load_run(path)`.
+
+    config.yaml         the resolved configuration: every number that ran
+    environment.json    command, git commit and difference, versions, hardware, and each resume
+    metrics.csv         one row per step that logged something
+    summary.json        flat: a metric's name -> its value at the last epoch, base lines, best values
+    checkpoints/        last.ckpt, best.ckpt
+    figures/            views.png, curves.png, neighbours.png; of an evaluation confusion.png, map.png
+    evaluation.json     of kindred.evaluate: accuracies on the test split (evaluation-<data>.json: on another data set's)
+    export/             of kindred.export: the encoder as a file, with a model card
+    wandb.json, wandb/  with LOGGER=wandb: the W&B run's id, project, entity and mode; what is logged of it
+
+Importing this module imports no torch, so that listing and comparing runs is quick.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from kindred.config import ConfigError, build, nodes
+from kindred.runs.trust import TRUSTED
+from kindred.runs.weights import read_checkpoint
+from kindred.tracking.metrics_csv import read_columns, read_metrics, summarise
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from kindred.data.datamodule import MultiViewDataModule
+    from kindred.models.contrastive import ContrastiveModule
+
+
+class Run:
+    """A run directory, read back. Nothing in it is executed: classes come from an exact list, weights are only tensors.
+
+    Args:
+        path: the run directory.
+        trust: further classes that its config.yaml may name, such as `("my_package.MyEncoder",)`.
+
+    Raises:
+        FileNotFoundError: `path` holds no config.yaml.
+    """
+
+    def __init__(self, path: str | Path, trust: Sequence[str] = ()) -> None:
+        self.path = Path(path)
+        self.trust = frozenset(trust)
+        if not (self.path / "config.yaml").is_file():
+            raise FileNotFoundError(f"{self.path} is no run directory: it has no config.yaml")
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The resolved configuration of the run."""
+        return OmegaConf.load(self.path / "config.yaml")
+
+    @cached_property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """metrics.csv as columns [rows] float64, NaN where a row has no value."""
+        return read_columns(self.path / "metrics.csv")
+
+    @cached_property
+    def summary(self) -> dict[str, float]:
+        """summary.json; of a run that has not ended, what its metrics say so far."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else summarise(read_metrics(self.path / "metrics.csv"))
+
+    @cached_property
+    def module(self) -> "ContrastiveModule":
+        """The trained module with the weights of last.ckpt, in eval mode, on the CPU."""
+        module = build_module(self._trusted("model", "encoder"))
+        module.load_state_dict(read_checkpoint(self.path / "checkpoints" / "last.ckpt")["state_dict"])
+        return module.eval()
+
+    @property
+    def encoder(self) -> "nn.Module":
+        """The trained encoder in eval mode: normalised images [B, C, H, W] -> features [B, F]."""
+        return self.module.encoder
+
+    def datamodule(self) -> "MultiViewDataModule":
+        """A new DataModule with the run's settings; call `prepare_data()` and `setup()` before use."""
+        return build_datamodule(self._trusted("data", "views"))
+
+    def _trusted(self, *parts: str) -> DictConfig:
+        """The configuration, after a check of every class that `parts` name, before any of them is imported."""
+        for part in parts:
+            for path, node in nodes(self.config[part], part):
+                if node._target_ not in TRUSTED | self.trust:
+                    raise ConfigError(
+                        f"{path}._target_: {node._target_!r} of {self.path / 'config.yaml'} is not among the classes that "
+                        f"may be built from a run directory; if you trust it: load_run(path, trust=[{node._target_!r}])"
+                    )
+        return self.config
+
+
+def load_run(path: str | Path, trust: Sequence[str] = ()) -> Run:
+    """Read a run directory back; see `Run`."""
+    return Run(path, trust)
+
+
+def build_module(config: DictConfig) -> "ContrastiveModule":
+    """The method with its encoder, as `config` says."""
+    return build(config, "model", encoder=build(config, "encoder"))
+
+
+def build_datamodule(config: DictConfig) -> "MultiViewDataModule":
+    """The DataModule with its views, as `config` says."""
+    return build(config, "data", views=build(config, "views"))

@@ -1,0 +1,97 @@
+"""How a run is put together: DataModule, method and Trainer from a configuration, fit, summary."""
+
+import inspect
+import logging
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from kindred.config import build, check
+from kindred.files import write_atomically
+from kindred.runs.directory import run_directory, saved_form, write_environment
+from kindred.runs.run import build_datamodule, build_module
+from kindred.runs.weights import load_encoder_weights, read_checkpoint
+from kindred.training import launch
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """Train as `config` says (see `kindred.config.compose`), and return the content of summary.json.
+
+    Raises:
+        ConfigError, ValueError: a setting that cannot work, before the first epoch.
+        NonFiniteLossError: the loss became NaN or infinite; the checkpoints are from before that.
+    """
+    import lightning
+
+    from kindred.runs.summary import print_summary, write_summary
+    from kindred.tracking.csv_logger import MetricsCSV
+    from kindred.training.checkpoints import AtomicCheckpointIO
+
+    quieten()
+    launch.watch_launcher()
+    config = deepcopy(config)
+    check(config)
+    ranks = launch.check_devices(config)
+    lightning.seed_everything(config.seed, verbose=False)
+    datamodule = build_datamodule(config)
+    module = build_module(config)
+    if config.init_from is not None:
+        load_encoder_weights(module.encoder, Path(config.init_from))
+    datamodule.check_batch_size(ranks)
+    module.check(datamodule.batch_size, ranks)
+
+    directory = run_directory(config)
+    last = directory / "checkpoints" / "last.ckpt"
+    resuming = last.exists()  # the first one is written long after the last rank has come by here
+    csv = MetricsCSV(directory, resume_step=read_checkpoint(last)["global_step"] if resuming else -1)
+    trainer = build(
+        config,
+        "trainer",
+        default_root_dir=str(directory),
+        callbacks=[callback for callback in build(config, "callbacks").values() if callback is not None],
+        logger=[csv, *build_loggers(config, directory)],
+        plugins=[AtomicCheckpointIO()],
+    )
+    if trainer.is_global_zero:
+        write_atomically(directory / "config.yaml", saved_form(config))
+        write_environment(directory)
+    for logger in trainer.loggers:
+        logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
+
+    trainer.speed_up(module)
+    if not resuming:
+        trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
+    trainer.fit(module, datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
+
+    summary = write_summary(directory, trainer)
+    if trainer.is_global_zero:
+        print_summary(summary, directory)
+    for logger in trainer.loggers:
+        if finish := getattr(logger, "finish", None):
+            finish(summary)
+    return summary
+
+
+def quieten() -> None:
+    """Leave out what Lightning tells every user at every start; warnings about this run still come through."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # between Lightning's and torch's own modules
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what callbacks record is the same on every rank
+
+
+def build_loggers(config: DictConfig, directory: Path) -> "list[Logger]":
+    """The loggers of `config.logger`; one whose constructor takes a `directory` is given the run directory."""
+    from hydra.utils import get_object
+
+    loggers = []
+    for name, node in config.logger.items():
+        takes_directory = "directory" in inspect.signature(get_object(node._target_)).parameters
+        loggers.append(build(config.logger, name, **({"directory": str(directory)} if takes_directory else {})))
+    return loggers

@@ -1,0 +1,216 @@
+"""Several runs as one study: where they are, in which settings they differ, and what they reached over seeds.
+
+What `make compare` and `make sweep` share. Imports no torch: comparing runs is quick.
+"""
+
+import glob
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from kindred.runs.run import Run, load_run
+
+ABSENT = object()
+
+# Seeds, places, and what only says how a run is shown and written down: no run scores better for it.
+ASIDE = re.compile(
+    r"(.*\.)?(seed|_convert_)|(run_dir|log_dir|resume|logger|callbacks\.(progress|figures|checkpoints))(\..*)?"
+    r"|trainer\.enable_.*"
+)
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """YAML as OmegaConf reads it, in a tenth of the time: 1e-3 is a number here, to YAML 1.1 it is a text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def find_runs(places: Sequence[str | Path]) -> list[Run]:
+    """The runs in `places`, in order of path; a run that is found twice, as through logs/latest, is there once.
+
+    Args:
+        places: globs, run directories, or directories with run directories anywhere below them. A run directory has a
+            config.yaml next to a metrics.csv or an environment.json.
+
+    Raises:
+        FileNotFoundError: a place without a run.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        path = Path(place).expanduser()
+        tops = [path] if path.exists() else sorted(Path(match) for match in glob.glob(str(path), recursive=True))
+        directories = [directory for top in tops for directory in _run_directories(top)]
+        if not directories:
+            raise FileNotFoundError(
+                f"{place}: there is no run (a directory with config.yaml, and metrics.csv or environment.json)"
+            )
+        for directory in directories:
+            real = directory.resolve()
+            if directory.name != real.name:  # logs/latest: its name says nothing
+                directory = real.relative_to(Path.cwd()) if real.is_relative_to(Path.cwd()) else real
+            found.setdefault(real, directory)
+    return [load_run(path) for path in sorted(found.values())]
+
+
+def _run_directories(top: Path) -> list[Path]:
+    found = []
+    for directory, below, files in os.walk(top):
+        if "config.yaml" in files and {"metrics.csv", "environment.json"} & set(files):
+            found.append(Path(directory))
+            below.clear()
+    return found
+
+
+@lru_cache(maxsize=1024)
+def flat_config(run: Run) -> dict[str, Any]:
+    """The resolved config of `run` as dotted key -> plain value, keys as on the command line.
+
+    A list of plain values is a value; one that holds parts, such as the views, is taken apart (`views.views.0.flip`).
+
+    Raises:
+        ValueError: config.yaml is no mapping.
+        yaml.YAMLError: it is no YAML.
+    """
+    path = run.path / "config.yaml"
+    config = yaml.load(path.read_bytes(), Loader) if path.is_file() else run.config
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no configuration")
+    flat: dict[str, Any] = {}
+
+    def flatten(node: Any, key: str) -> None:
+        entries = enumerate(node) if isinstance(node, list) and any(isinstance(v, dict) for v in node) else None
+        entries = node.items() if isinstance(node, dict) and node else entries
+        if entries is None:
+            flat[key] = node
+        for name, value in entries or ():
+            flatten(value, f"{key}.{name}" if key else str(name))
+
+    flatten(config, "")
+    return flat
+
+
+def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys of flat configs whose value is not the same in all; absent is a value; seeds and places do not count.
+
+    Where runs differ in the choice of a group (`choices.model`), of that group's keys only the numbers that every run
+    has are listed (the temperature, the learning rate): the others follow from the choice. Of the entries of a list that
+    differ in the same way, as both views do, the first is listed. An int is not a float here, since Lightning's trainer
+    takes 1 for one batch and 1.0 for all of them.
+    """
+    keys = dict.fromkeys(key for config in configs for key in config if not ASIDE.fullmatch(key))
+    texts = {key: [_exact(config.get(key, ABSENT)) for config in configs] for key in keys}
+    texts = {key: values for key, values in texts.items() if len(set(values)) > 1}
+
+    def counts(key: str) -> bool:
+        group, _, rest = key.partition(".")
+        if group == "choices":
+            return any(other.startswith(f"{rest}.") for other in texts)
+        choice = texts.get(f"choices.{group}")
+        if choice is None or len(set(zip(choice, texts[key], strict=True))) > len(set(choice)):
+            return True
+        return not re.search(r"\.\d+\.", rest) and all(_is_number(config.get(key)) for config in configs)
+
+    alike: dict[tuple, str] = {}
+    for key in filter(counts, texts):
+        alike.setdefault((re.sub(r"\.\d+\.", ".", key), *texts[key]), key)
+    return list(alike.values())
+
+
+def _exact(value: Any) -> str:
+    return "" if value is ABSENT else json.dumps(value, sort_keys=True, default=str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass
+class Group:
+    """Runs that differ in nothing but their seeds.
+
+    Args:
+        settings: the keys in which the runs of a study differ -> this group's value; a key that it lacks is left out.
+        runs: in order of path.
+    """
+
+    settings: dict[str, Any]
+    runs: list[Run]
+
+    @cached_property
+    def numbers(self) -> list[dict[str, float]]:
+        """What each run reached; see `numbers`."""
+        return [numbers(run) for run in self.runs]
+
+    def values(self, name: str) -> list[float]:
+        """The metric `name` of the runs that have it."""
+        return [reached[name] for reached in self.numbers if name in reached]
+
+    def mean(self, name: str) -> float:
+        """Mean over the runs that have it; NaN if none has."""
+        values = self.values(name)
+        return float(np.mean(values)) if values else math.nan
+
+    def std(self, name: str) -> float:
+        """Sample standard deviation (n - 1) over the runs that have it; NaN if fewer than two have."""
+        values = self.values(name)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def numbers(run: Run) -> dict[str, float]:
+    """The numbers of summary.json, and of evaluation.json, if there is one, its linear probe as `evaluation/linear_top1`."""
+    path = run.path / "evaluation.json"
+    evaluation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    reached = run.summary | {"evaluation/linear_top1": evaluation.get("test/linear_top1")}
+    return {name: float(value) for name, value in reached.items() if _is_number(value) and not math.isnan(value)}
+
+
+def fold_seeds(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
+    """The keys in which `runs` differ, and the runs with the same values of them as groups, in order of these values."""
+    configs = [flat_config(run) for run in runs]
+    keys = differing(configs)
+    groups: dict[tuple[str, ...], Group] = {}
+    for run, config in zip(runs, configs, strict=True):
+        settings = {key: config[key] for key in keys if key in config}
+        place = tuple(_exact(settings.get(key, ABSENT)) for key in keys)
+        groups.setdefault(place, Group(settings, [])).runs.append(run)
+    order = sorted(groups.values(), key=lambda group: [_rank(group.settings.get(key, ABSENT)) for key in keys])
+    return keys, order
+
+
+def _rank(value: Any) -> tuple:
+    """Absent, null, numbers by value, then texts, the numbers in them by value."""
+    if value is ABSENT or value is None:
+        return (0, value is None)
+    if isinstance(value, int | float):
+        return (1, value)
+    parts = re.split(r"(\d+)", value if isinstance(value, str) else _exact(value))
+    return (2, *(int(part) if place % 2 else part for place, part in enumerate(parts)))
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Each dotted key -> its end, as short as no other key has it: model.temperature -> temperature."""
+
+    def shortest(key: str) -> str:
+        parts = key.split(".")
+        ends = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
+        return next((e for e in ends if not any(f".{k}".endswith(f".{e}") for k in keys if k != key)), key)
+
+    return {key: shortest(key) for key in keys}
+
+
+def as_text(value: Any) -> str:
+    """A setting as a person reads it: texts as they are, all else as JSON; without what a terminal would act on."""
+    text = value if isinstance(value, str) else _exact(value)
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)

@@ -1,0 +1,288 @@
+"""Which training of a sweep comes next, on one machine or on several that share a database: Optuna's ask and tell.
+
+A grid, or random draws, wait in the study from the start; Bayesian trials (TPE) are drawn when they are due. A training
+that was cut (the sweep was stopped, its machine died) waits again and goes on in the same run directory. One that failed
+is recorded with its last lines.
+"""
+
+import fcntl
+import math
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from kindred.config import ConfigError
+from kindred.runs.run import load_run
+from kindred.study.sweep_file import SweepFile, as_overrides
+from kindred.study.trials import Training, last_lines, shares
+
+HEARTBEAT, GRACE = 60, 300  # seconds; a machine that has been silent for longer than the grace is taken for dead
+LOOK = 10  # seconds between two looks at what other machines have done
+
+
+class TrialQueue:
+    """The trainings of one sweep.
+
+    Args:
+        sweep: what to run.
+        directory: the sweep's directory; its name is the study's.
+        storage: URL of a database server; None keeps SQLite in the directory, which is for one machine.
+
+    Raises:
+        ConfigError: the database does not answer.
+    """
+
+    def __init__(self, sweep: SweepFile, directory: Path, storage: str | None = None) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings(
+            "ignore", message="Heartbeat of storage"
+        )  # Study.optimize would keep it; here `work` does
+        self.sweep, self.directory = sweep, directory
+        self.storage = self._storage(storage or f"sqlite:///{directory / 'study.db'}")
+        self.study = optuna.create_study(
+            study_name=directory.name,
+            storage=self.storage,
+            sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True),
+            direction=sweep.goal,
+            load_if_exists=True,
+        )
+        self.distributions = sweep.distributions()
+        with self._alone():
+            if not self.study.trials:
+                for parameters in self._known_from_the_start():
+                    self.study.enqueue_trial(parameters, user_attrs={"planned": list(parameters)})
+
+    def _storage(self, url: str, attempts: int = 3) -> optuna.storages.RDBStorage:
+        """The database, with Optuna's tables in it; workers that start together all try to make them, and one succeeds."""
+        try:
+            return optuna.storages.RDBStorage(
+                url,
+                heartbeat_interval=HEARTBEAT,
+                grace_period=GRACE,
+                heartbeat_stale_trial_callback=self._requeue,
+            )
+        except Exception as error:  # whatever the database's driver raises
+            if attempts > 1 and not isinstance(error, ImportError):
+                time.sleep(1)
+                return self._storage(url, attempts - 1)
+            raise ConfigError(f"STORAGE: the database cannot be used: {' '.join(str(error).split())[:300]}") from error
+
+    def _known_from_the_start(self) -> list[dict[str, Any]]:
+        if self.sweep.method == "grid":
+            return self.sweep.grid()[: self.sweep.run_cap]
+        if self.sweep.method == "random":
+            draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+            return [draws.ask(self.distributions).params for _ in range(self.sweep.run_cap)]
+        return []
+
+    def work(self, jobs: int) -> None:
+        """Run what is missing, `jobs` trainings side by side; stops them in order when it is interrupted."""
+        from kindred.study.sweep_report import Progress
+
+        running: dict[int, tuple[Trial, Training]] = {}  # by share of the machine
+        environments, beat, looked = shares(jobs), time.monotonic(), -math.inf
+        with self._registered() as worker, Progress(self.sweep) as progress:
+            self._requeue_the_dead()
+            try:
+                while True:
+                    for share in [share for share in range(jobs) if share not in running]:
+                        if (trial := self._claim(worker)) is None:
+                            break
+                        overrides = [*self.sweep.base, *self._grouped(), *as_overrides(trial.params)]
+                        running[share] = trial, Training.start(self._run(trial), overrides, environments[share])
+                    if time.monotonic() > looked + LOOK:
+                        progress.show(self.rows(), self.total())
+                        looked = time.monotonic()
+                    if not running:
+                        return
+                    time.sleep(0.2)
+                    for share, (trial, training) in list(running.items()):
+                        if training.process.poll() is not None:
+                            del running[share]
+                            self._tell(trial, training.process.returncode)
+                            looked = -math.inf
+                    if time.monotonic() > beat + HEARTBEAT:
+                        beat = time.monotonic()
+                        for trial, _ in running.values():
+                            self.storage.record_heartbeat(trial._trial_id)
+                        optuna.storages.fail_stale_trials(self.study)
+            finally:
+                for _, training in running.values():
+                    training.ask_to_stop()
+                for trial, training in running.values():
+                    training.stop()
+                    self._cut(self.study.trials[trial.number])
+
+    def total(self) -> int:
+        """Trainings of the whole sweep."""
+        return self.sweep.run_cap or len(self.sweep.grid())
+
+    def _claim(self, worker: str) -> Trial | None:
+        """The next trial, or None if there is none (left)."""
+        while True:
+            trials = self.study.get_trials(deepcopy=False)
+            waiting = any(trial.state is TrialState.WAITING for trial in trials)
+            begun = [trial for trial in trials if not _was_cut(trial) and trial.state is not TrialState.PRUNED]
+            if not waiting and (self.sweep.method != "bayes" or len(begun) >= self.total()):
+                return None
+            trial = self._ask()
+            if trial is None or self._is_repeated(trial):  # several machines that started at once
+                if trial is not None:
+                    self.study.tell(trial, state=TrialState.PRUNED)
+                continue
+            self.storage.record_heartbeat(trial._trial_id)
+            trial.set_user_attr("worker", worker)
+            if "run" not in trial.user_attrs:
+                trial.set_user_attr("run", f"trials/{trial.number:04d}")
+            if (self._run(trial) / "summary.json").exists():  # it ended, but the sweep did not live to see it
+                self._tell(trial, 0)
+                continue
+            return trial
+
+    def _ask(self) -> Trial | None:
+        """A trial with its parameters; None if it was planned, and another process took it in this moment."""
+        draws = self.sweep.method == "bayes"
+        with self._alone():  # one that was cut waits in the study, whatever the method
+            trial = self.study.ask(self.distributions if draws else None)
+        if draws:
+            return trial
+        if "planned" not in trial.user_attrs:
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return None
+        for key in trial.user_attrs["planned"]:  # of several grids not each has all parameters
+            _suggest(trial, key, self.distributions[key])
+        return trial
+
+    def _is_repeated(self, trial: Trial) -> bool:
+        earlier = self.study.get_trials(deepcopy=False)[: trial.number]
+        alive = (TrialState.COMPLETE, TrialState.RUNNING)
+        return self.sweep.method == "grid" and any(t.params == trial.params and t.state in alive for t in earlier)
+
+    def _grouped(self) -> list[str]:
+        """In W&B the trainings of a sweep are one group."""
+        return [f"logger.wandb.group={self.directory.name}"] if "logger=wandb" in self.sweep.base else []
+
+    def _run(self, trial: Trial) -> Path:
+        return self.directory / trial.user_attrs["run"]
+
+    def _tell(self, trial: Trial, status: int) -> None:
+        """Record how a training ended, by the exit status of its process."""
+        if status == 143:  # somebody stopped it alone
+            self._cut(self.study.trials[trial.number])
+            return
+        if status:
+            error = last_lines(self._run(trial)) or f"exit status {status}, without a word"
+        else:
+            summary = load_run(self._run(trial)).summary
+            value = summary.get(self.sweep.metric, math.nan)
+            if not math.isnan(value):
+                self._end(trial.number, value, summary=summary)
+                return
+            error = f"metric.name is {self.sweep.metric}, which summary.json lacks; it has {', '.join(sorted(summary))}"
+        self._end(trial.number, None, error=error)
+
+    def _end(self, number: int, value: float | None, **attributes: Any) -> bool:
+        """Complete a trial with its value, or fail it; False if another process did so before."""
+        with self._alone():
+            trial = self.study.trials[number]
+            try:
+                for name, attribute in attributes.items():
+                    self.storage.set_trial_user_attr(trial._trial_id, name, attribute)
+                self.study.tell(number, value, state=TrialState.FAIL if value is None else None)
+            except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                return False
+        return True
+
+    def _cut(self, trial: FrozenTrial) -> None:
+        """Have a trial of which nothing failed wait again."""
+        if self._end(trial.number, None):
+            self._requeue(self.study, trial)
+
+    def _requeue(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={key: value for key, value in trial.user_attrs.items() if key in ("run", "planned")},
+                system_attrs={"fixed_params": {**trial.system_attrs.get("fixed_params", {}), **trial.params}},
+            )
+        )
+
+    def retry_failed(self) -> None:
+        """Have trials that failed wait again."""
+        for trial in self.study.trials:
+            if trial.state is TrialState.FAIL and not _was_cut(trial):
+                self._requeue(self.study, trial)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per training that ended: number, run, its parameters, and its summary or its error."""
+        rows = []
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+            if not _was_cut(trial):
+                ended = {key: trial.user_attrs[key] for key in ("run", "error") if key in trial.user_attrs}
+                rows.append({"trial": trial.number, **ended, **trial.params, **trial.user_attrs.get("summary", {})})
+        return rows
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process at a time: SQLite has no lock on a row, and two that ask at once would be given the same trial."""
+        with (self.directory / "study.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _registered(self) -> Iterator[str]:
+        """This process's name, locked as long as it lives: whoever comes next on this machine can tell."""
+        folder = self.directory / "workers"
+        folder.mkdir(exist_ok=True)
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        with (folder / name).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield name
+            finally:
+                (folder / name).unlink(missing_ok=True)
+
+    def _requeue_the_dead(self) -> None:
+        """Have the trials wait again whose sweep process died on this machine; the heartbeat tells of other machines."""
+        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
+            worker = trial.user_attrs.get("worker", "")
+            if worker.rpartition("-")[0] == socket.gethostname() and not self._is_alive(worker):
+                self._cut(trial)
+
+    def _is_alive(self, worker: str) -> bool:
+        try:
+            with (self.directory / "workers" / worker).open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        (self.directory / "workers" / worker).unlink(missing_ok=True)
+        return False
+
+
+def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
+    """Have `trial` take a planned value."""
+    if isinstance(distribution, CategoricalDistribution):
+        trial.suggest_categorical(key, distribution.choices)
+    elif isinstance(distribution, IntDistribution):
+        trial.suggest_int(key, distribution.low, distribution.high)
+    else:
+        trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _was_cut(trial: FrozenTrial) -> bool:
+    """Whether a trial ended without an end: another one goes on in its place."""
+    return trial.state is TrialState.FAIL and "error" not in trial.user_attrs

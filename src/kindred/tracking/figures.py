@@ -1,0 +1,163 @@
+"""The pictures of a run, drawn from arrays and metrics; nothing here knows of Lightning."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from kindred.files import temporary_name
+
+RIGHT, WRONG, QUIET = "#2a9d5c", "#d1495b", "#8d99ae"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a PNG under a temporary name and rename it."""
+    FigureCanvasAgg(figure)
+    temporary = temporary_name(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(path)
+
+
+def _show(axes, image: np.ndarray) -> None:
+    """One image [C, H, W], uint8 or float in [0, 1], without ticks."""
+    pixels = image.transpose(1, 2, 0)
+    axes.imshow(pixels[..., 0] if pixels.shape[2] == 1 else pixels, cmap="gray", interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _short(name: str, length: int = 14) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def draw_views(path: Path, images: np.ndarray, views: Sequence[np.ndarray]) -> None:
+    """What the augmentation does: a row per image, the original first.
+
+    Args:
+        images: uint8 [B, C, H, W].
+        views: float [B, C, H, W] in [0, 1] each, in the order of the columns.
+    """
+    figure = Figure(figsize=(1.1 * (len(views) + 1), 1.1 * len(images) + 0.3), layout="constrained")
+    grid = figure.subplots(len(images), len(views) + 1, squeeze=False)
+    for row, axes in enumerate(grid):
+        for column, picture in enumerate([images[row], *(view[row] for view in views)]):
+            _show(axes[column], picture)
+            if row == 0:
+                axes[column].set_title("image" if column == 0 else f"view {column}", fontsize=9)
+    _save(figure, path)
+
+
+def draw_curves(path: Path, metrics: dict[str, np.ndarray]) -> None:
+    """Loss above, accuracies of the held-out images below, over epochs.
+
+    Args:
+        metrics: columns of metrics.csv, NaN where a row has no value.
+    """
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
+    epoch = metrics["epoch"]
+    if "train/loss" in metrics:
+        there = ~np.isnan(metrics["train/loss"])
+        above.plot(epoch[there], metrics["train/loss"][there], color="#33658a", linewidth=1)
+    above.set_ylabel("train/loss")
+    colours = {"knn_top1": "#33658a", "linear_top1": "#f26419"}
+    for name, values in metrics.items():
+        kind = name.partition("/")[2]
+        if kind in colours and not name.startswith("pixels"):
+            there = ~np.isnan(values)
+            below.plot(epoch[there], values[there], "o-", markersize=3, color=colours[kind], label=name)
+    if "pixels/knn_top1" in metrics:
+        pixels = np.nanmax(metrics["pixels/knn_top1"])
+        below.axhline(pixels, color=QUIET, linestyle="--", linewidth=1, label="pixels/knn_top1")
+    if below.lines:
+        below.legend(fontsize=8, loc="lower right")
+    below.set_ylabel("accuracy")
+    below.set_xlabel("epoch")
+    for axes in (above, below):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def draw_neighbours(
+    path: Path,
+    queries: np.ndarray,
+    query_names: Sequence[str],
+    neighbours: np.ndarray,
+    neighbour_names: Sequence[Sequence[str]],
+    similarities: np.ndarray,
+) -> None:
+    """Held-out images with the bank images nearest to them, right and wrong class marked by the frame's colour.
+
+    Args:
+        queries: uint8 [Q, C, H, W], with their classes.
+        neighbours: uint8 [Q, k, C, H, W], nearest first, with their classes and cosine similarities [Q, k].
+    """
+    count, k = neighbours.shape[:2]
+    figure = Figure(figsize=(1.15 * (k + 1), 1.35 * count + 0.3), layout="constrained")
+    grid = figure.subplots(count, k + 1, squeeze=False)
+    for row, axes in enumerate(grid):
+        _show(axes[0], queries[row])
+        axes[0].set_xlabel(_short(query_names[row]), fontsize=7, fontweight="bold")
+        for column in range(k):
+            _show(axes[column + 1], neighbours[row, column])
+            colour = RIGHT if neighbour_names[row][column] == query_names[row] else WRONG
+            label = f"{_short(neighbour_names[row][column])} {similarities[row, column]:.2f}"
+            axes[column + 1].set_xlabel(label, fontsize=6, color=colour)
+            for spine in axes[column + 1].spines.values():
+                spine.set(color=colour, linewidth=2.5)
+    grid[0][0].set_title("query", fontsize=9)
+    grid[0][1].set_title("nearest", fontsize=9)
+    _save(figure, path)
+
+
+def draw_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str]) -> None:
+    """What each class is taken for: shares of a row's images, up to 20 classes in per cent.
+
+    Args:
+        matrix: int64 [C, C]: images of the row's class that were taken for the column's.
+        class_names: of the C classes; written out up to 50.
+    """
+    count = len(class_names)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(12.0, 3.0 + 0.38 * count)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    if count <= 50:
+        names = [_short(name, 24) for name in class_names]
+        axes.set_xticks(range(count), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(count), names, fontsize=8)
+    if count <= 20:
+        for row, column in np.argwhere(shares >= 0.005):
+            share = shares[row, column]
+            colour = "white" if share > 0.5 else "black"
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    _save(figure, path)
+
+
+def draw_map(path: Path, points: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Images as points on a plane, coloured by class; up to 50 classes are named where their middle is.
+
+    Args:
+        points: float [N, 2]; only what is near what means something, so the axes have no numbers.
+        labels: int64 [N] in [0, C).
+        class_names: of the C classes.
+    """
+    figure = Figure(figsize=(7, 7), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*points.T, c=labels, cmap="tab20" if len(class_names) <= 20 else "hsv", s=9, linewidths=0)
+    if len(class_names) <= 50:
+        for label in np.unique(labels):
+            middle = np.median(points[labels == label], axis=0)
+            box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
+            axes.text(*middle, _short(class_names[label]), ha="center", va="center", fontsize=8, bbox=box)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_aspect("equal", adjustable="datalim")
+    _save(figure, path)

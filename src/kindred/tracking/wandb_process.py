@@ -1,0 +1,238 @@
+"""The process that talks to W&B for a training, and reads from its standard input what to log.
+
+The wandb library may prompt, print, wait for a server that hangs, and hold up the interpreter's exit. Here it may: the
+training goes on meanwhile, waits for the end of this process for a bounded time, and is not touched by its failure.
+`wandb_logger` starts it and sends (method of `Session`, arguments) as pickles; the end of the input is the end of
+the training. What wandb itself prints goes to `<run directory>/wandb/output.log`.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pickle
+import shlex
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from kindred.files import write_atomically
+
+STEP = "trainer/global_step"
+PATIENCE = 30.0  # seconds after the end of the training, when this process ends too, whatever it is doing
+INCOMPLETE = "incomplete"  # a file in the folder of an online part that the server did not take in full
+
+
+class Session:
+    """One part of a W&B run, from a start or a resume to its end; a resumed training has several.
+
+    Args:
+        directory: the run directory; its `wandb.json` names the W&B run: id, project, entity.
+        settings: of it, as `wandb.init` takes them.
+        seconds: for the server to answer at the start, and again for the upload at the end.
+        process: of the training, whose use of the machine W&B shows.
+        say: prints a line for the user.
+    """
+
+    def __init__(
+        self, directory: Path, settings: dict[str, Any], seconds: float, process: int, say: Callable[[str], None]
+    ) -> None:
+        self.directory, self.seconds, self.say = directory, seconds, say
+        parts = sorted((directory / "wandb").glob("*run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+        self.waiting = [path.parent for path in parts if not _uploaded(path)]
+        saved = json.loads((directory / "wandb.json").read_text())
+        self.run = self._connect(settings | {key: saved[key] for key in ("id", "project", "entity")}, process)
+        # A W&B sweep decides all but the mode, and a server the entity.
+        now = {"id": self.run.id, "project": self.run.project, "entity": self.run.entity or None}
+        mode = "disabled" if self.run.disabled else "offline" if self.run.offline else "online"
+        write_run_name(directory, now | {"mode": mode})
+        self.run.define_metric("*", step_metric=STEP)
+        self.run.define_metric("epoch")
+
+    def _connect(self, settings: dict[str, Any], process: int) -> Any:
+        """The run, online if the server answers, else offline; tells which."""
+        import wandb
+
+        limits = wandb.Settings(
+            console="off",
+            init_timeout=self.seconds,
+            finish_timeout=self.seconds,
+            finish_timeout_raises=True,
+            x_stats_pid=process,
+            program=sys.argv[0],
+        )
+        settings = settings | {"dir": self.directory, "resume": "allow", "settings": limits}
+        reason = "asked for by WANDB_MODE or wandb's settings"
+        if self.waiting:  # what is uploaded later than this part would end up behind it
+            reason = "an earlier part of the run is not uploaded yet"
+            run = wandb.init(mode="offline", **settings)
+        else:
+            try:
+                run = wandb.init(**settings)
+            except Exception as error:
+                traceback.print_exc()
+                reason = " ".join(str(error).split())[:200]
+                self._end_service()  # which would not take the same run a second time
+                run = wandb.init(mode="offline", **settings)
+        if run.offline:
+            self.say(f"logging offline ({reason}); to upload later: {self._upload_command(run)}")
+        elif not run.disabled:
+            self.say(run.url)
+        return run
+
+    def _end_service(self) -> None:
+        """End wandb's own process; it may wait for the server, so this does not wait for it."""
+        import wandb
+
+        ending = threading.Thread(target=wandb.teardown, daemon=True)
+        ending.start()
+        ending.join(min(1.0, self.seconds))
+
+    def _upload_command(self, run: Any) -> str:
+        """What uploads this part after those that wait: each is appended to what the server has of the run."""
+        parts = [*self.waiting, Path(run.dir).parent]
+        offline = all(part.name.startswith("offline-") for part in parts)
+        what = [str(self.directory / "wandb")] if offline else ["--include-online", *map(str, parts)]
+        return shlex.join(["wandb", "sync", *what])
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One row of the history."""
+        self.run.log(row)
+
+    def log_images(self, images: dict[str, str]) -> None:
+        """Image files under the names that they are to have."""
+        import wandb
+
+        if images:
+            self.log({name: wandb.Image(path) for name, path in images.items()})
+
+    def log_neighbours(
+        self,
+        queries: np.ndarray,
+        query_names: Sequence[str],
+        neighbours: np.ndarray,
+        neighbour_names: Sequence[Sequence[str]],
+        similarities: np.ndarray,
+    ) -> None:
+        """A table with a row for each query and neighbour; arguments as of `kindred.tracking.figures.draw_neighbours`."""
+        import wandb
+
+        columns = ["query", "query class", "rank", "neighbour", "neighbour class", "similarity"]
+        table = wandb.Table(columns=columns)
+        for query, name, *found in zip(queries, query_names, neighbours, neighbour_names, similarities, strict=True):
+            picture = _picture(query)
+            for rank, (neighbour, its_name, similarity) in enumerate(zip(*found, strict=True), start=1):
+                table.add_data(picture, str(name), rank, _picture(neighbour), str(its_name), float(similarity))
+        # Online, W&B asks the server before it takes a table.
+        logging = threading.Thread(target=self.log, args=({"neighbours": table},), daemon=True)
+        logging.start()
+        logging.join(self.seconds / 2)
+
+    def update_summary(self, values: dict[str, float]) -> None:
+        """Plain scalars of the run's summary."""
+        self.run.summary.update(values)
+
+    def finish(self, exit_code: int) -> None:
+        """End the part; what the server did not take in time stays on disk."""
+        command = self._upload_command(self.run)
+        try:
+            self.run.finish(exit_code)
+        except Exception:
+            traceback.print_exc()
+            (Path(self.run.dir).parent / INCOMPLETE).touch()
+            self.say(f"not everything is uploaded; to upload it later: {command}")
+        self._end_service()
+
+
+def write_run_name(directory: Path, name: dict[str, Any]) -> None:
+    """wandb.json: id, project and entity of the W&B run, and the mode in which it was logged to last."""
+    write_atomically(directory / "wandb.json", json.dumps(name, indent=2) + "\n")
+
+
+def _uploaded(path: Path) -> bool:
+    """Whether W&B has all of a part: since it was logged, or since `wandb sync`, which leaves a mark."""
+    logged = not path.parent.name.startswith("offline-") and not (path.parent / INCOMPLETE).exists()
+    return logged or path.with_suffix(".wandb.synced").exists()
+
+
+def _picture(image: np.ndarray) -> Any:
+    """uint8 [C, H, W] for W&B."""
+    import wandb
+    from PIL import Image
+
+    pixels = image.transpose(1, 2, 0)
+    return wandb.Image(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
+
+
+def receive(messages: BinaryIO, queue: SimpleQueue) -> None:
+    """Pass messages on at once, so that the training never waits for room in the pipe, and then its end, whatever it was.
+
+    Args:
+        messages: pickles of (method, *arguments), the last one `finish`.
+    """
+    message = ("",)
+    while message[0] != "finish":
+        try:
+            message = pickle.load(messages)
+        except (EOFError, pickle.UnpicklingError):  # killed, perhaps in the middle of a message
+            message = ("finish", 1)
+        queue.put(message)
+    threading.Timer(PATIENCE, os._exit, (1,)).start()
+
+
+def isolate(folder: Path) -> None:
+    """No input to prompt for, output to `<folder>/output.log`, and a process of wandb's that is no one else's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    output = os.open(folder / "output.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for number, replacement in ((0, os.open(os.devnull, os.O_RDONLY)), (1, output), (2, output)):
+        os.dup2(replacement, number)
+    os.environ["WANDB_SILENT"] = "true"
+    os.environ.pop("WANDB_SERVICE", None)  # that of a W&B sweep's agent, which is not ours to end
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))  # where pictures wait for their upload
+
+
+def log_all(start: dict[str, Any], queue: SimpleQueue, say: Callable[[str], None]) -> None:
+    """Start or resume the run, and do what the messages say up to `finish`."""
+    folder = Path(start["directory"]) / "wandb"
+    isolate(folder)
+    sys.argv = start["command"]
+    # An earlier part of the run, of a training that was killed a moment ago, may still be written.
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(os.open(folder / "lock", os.O_WRONLY | os.O_CREAT), fcntl.LOCK_EX)
+    session = Session(folder.parent, start["settings"], start["seconds"], start["process"], say)
+    method = ""
+    while method != "finish":
+        method, *arguments = queue.get()
+        try:
+            getattr(session, method)(*arguments)
+        except Exception:  # one row less, or no table: the rest is still worth having
+            traceback.print_exc()
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # sent to the training, whose end ends this process
+    messages, terminal = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(2), "w")  # which no other process gets
+    start, queue = pickle.load(messages), SimpleQueue()
+    threading.Thread(target=receive, args=(messages, queue), daemon=True).start()
+
+    def say(line: str) -> None:
+        print(f"W&B: {line}", file=terminal, flush=True)
+
+    try:
+        log_all(start, queue, say)
+    except Exception as error:
+        traceback.print_exc()
+        say(f"{' '.join(str(error).split())}; the run goes on without it")
+    os._exit(0)  # past wandb's own hooks, which wait for the server
+
+
+if __name__ == "__main__":
+    main()

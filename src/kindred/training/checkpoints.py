@@ -1,0 +1,99 @@
+"""last.ckpt and best.ckpt: when they are written, and how, so that a kill at any moment leaves a good one."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from kindred.data.datamodule import ViewBatch
+from kindred.training.stop_signals import StopSignals
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes next to the target, syncs, and renames: a reader sees the old checkpoint or the new one, whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+class Checkpoints(Checkpoint):
+    """`last.ckpt` every n steps, at the end of each epoch and on SIGTERM; `best.ckpt` at the best evaluation so far.
+
+    The last batch of an epoch is no moment to save: its evaluation is still to come, and a resume would skip it. A
+    signal stops the run after the next step that can be saved, or within an evaluation, to which there is nothing to add.
+
+    Args:
+        every_n_steps: optimiser steps between two saves within an epoch.
+        monitor: the accuracy, without its split, whose maximum makes `best.ckpt`; the untrained encoder does not count.
+    """
+
+    def __init__(self, every_n_steps: int = 500, monitor: str = "knn_top1") -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"callbacks.checkpoints.every_n_steps must be 1 or more, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self.monitor = monitor
+        self.best = float("-inf")
+        self.saved_step = 0
+        self.signals = StopSignals()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "saved_step": self.saved_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.saved_step = state["best"], state["saved_step"]
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.signals.install(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
+    ) -> None:
+        # Half accumulated gradients are not in a checkpoint.
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        stopped = self.signals.agreed()
+        if (stopped or trainer.global_step % self.every_n_steps == 0) and trainer.global_step != self.saved_step:
+            self._save(trainer, "last")
+        if stopped:
+            self.signals.stop(trainer)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.shared_batches = self.signals.shared([int(count) for count in trainer.num_val_batches])
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: Any,
+        batch: ViewBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if batch_idx < self.shared_batches[dataloader_idx] and self.signals.agreed():
+            self.signals.stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        value = trainer.callback_metrics.get(f"{trainer.datamodule.monitor}/{self.monitor}")
+        if value is not None and float(value) > self.best:
+            self.best = float(value)
+            self._save(trainer, "best")
+        self._save(trainer, "last")
+        if trainer.current_epoch + 1 < trainer.max_epochs and self.signals.agreed():
+            self.signals.stop(trainer)
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        self.saved_step = trainer.global_step
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt")

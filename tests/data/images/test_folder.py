@@ -1,0 +1,402 @@
+"""Folders of images: what is listed, what is cached, when the cache is still true, and what errors say."""
+
+import os
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kindred.data.cache import build_once
+from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.images import decoding
+from kindred.data.images import folder as imagefolder
+from kindred.data.images.arrays import ImageArray, ImageFiles
+from kindred.data.images.folder import ImageFolder
+from kindred.data.images.streaming import FileImages
+from kindred.data.images.views import MultiView, View
+from kindred.data.loading import ArrayImages
+
+
+def write(path, seed, size=(40, 30), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "images"
+    for split, count in (("train", 4), ("test", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                write(root / split / name / f"{i}.{('jpg', 'PNG', 'webp', 'bmp')[i]}", 10 * label + i)
+    return root
+
+
+def load(root, split="train", **settings):
+    source = ImageFolder(str(root), **({"image_size": 16} | settings))
+    source.prepare()
+    return source, source.load(split)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+# Decoding
+
+
+def test_cache_equals_decoding_each_file_with_torchvision(root):
+    from torchvision.transforms import v2
+
+    source, array = load(root)
+    assert isinstance(array, ImageArray)
+    assert array.images.dtype == np.uint8
+    assert array.labels.tolist() == [0] * 4 + [1] * 4
+    assert source.class_names == ["cat", "dog"]
+    transform = v2.Compose([v2.Resize(16), v2.CenterCrop(16)])
+    for image, name in zip(array.images, source._list("train").names, strict=True):
+        reference = transform(Image.open(root / "train" / name.decode()).convert("RGB"))
+        assert (image == np.asarray(reference).transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 16), (16, 33), (50, 31), (9, 12)])
+def test_centre_is_torchvisions(size):
+    from torchvision.transforms import v2
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8))
+    reference = v2.Compose([v2.Resize(16), v2.CenterCrop(16)])(image)
+    assert (np.asarray(decoding.centre(image, 16)) == np.asarray(reference)).all()
+
+
+def test_grey(root):
+    _, array = load(root, channels=1, mean=[0.5], std=[0.2])
+    assert array.images.shape == (8, 1, 16, 16)
+
+
+def test_parallel_decoding_equals_serial(tmp_path, monkeypatch):
+    root = tmp_path / "images"
+    for i in range(1100):
+        write(root / "train" / f"class{i % 2}" / f"{i:04}.bmp", i, (8, 8))
+    (root / "train" / "class1" / "0777.bmp").write_bytes(b"not an image")
+    cached = []
+    for cpus, cache in ((2, "parallel"), (1, "serial")):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cpus=cpus: range(cpus))
+        source, array = load(root, image_size=8, cache_dir=tmp_path / cache, on_bad_image="skip")
+        assert source.skipped == 1
+        cached.append(array)
+    assert (cached[0].images == cached[1].images).all()
+    assert (cached[0].labels == cached[1].labels).all()
+
+
+def test_streaming_gives_files(root):
+    source, files = load(root, stream=True)
+    assert isinstance(files, ImageFiles)
+    assert files.path(0) == str(root / "train" / "cat" / "0.jpg")
+    assert not (root / ".kindred").exists()
+    assert source.class_names == ["cat", "dog"]
+
+
+# The cache
+
+
+def decoded(monkeypatch):
+    """A list that grows by one with every file decoded."""
+    seen = []
+    original = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, *args, **kw: seen.append(path) or original(path, *args, **kw))
+    return seen
+
+
+def test_second_start_decodes_nothing(root, monkeypatch):
+    _, before = load(root)
+    seen = decoded(monkeypatch)
+    _, again = load(root)
+    assert not seen
+    assert (before.images == again.images).all()
+    assert isinstance(again.images.base.base, np.memmap)  # of which it is a slice
+
+
+@pytest.mark.parametrize("change", ["content", "time", "added", "removed", "renamed"])
+def test_cache_follows_the_files(root, monkeypatch, change):
+    load(root)
+    file = root / "train" / "cat" / "1.PNG"
+    if change == "content":
+        status = file.stat()
+        write(file, 99, (41, 33))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    elif change == "time":
+        os.utime(file, ns=(0, 1))
+    elif change == "added":
+        write(root / "train" / "cat" / "9.png", 5)
+    elif change == "removed":
+        file.unlink()
+    else:
+        file.rename(file.with_name("8.PNG"))
+    seen = decoded(monkeypatch)
+    _, array = load(root)
+    assert len(seen) == len(array.images) == {"added": 9, "removed": 7}.get(change, 8)  # and test/ is left alone
+    assert len(list((root / ".kindred").glob("train-*"))) == 1  # the outdated one is gone
+
+
+def test_each_setting_has_its_cache(root):
+    load(root), load(root, image_size=8), load(root, image_size=8, channels=1, mean=[0.5], std=[0.5])
+    assert len(list((root / ".kindred").glob("train-*"))) == 3
+
+
+def test_cache_dir_may_be_shared(root, tmp_path):
+    other = tmp_path / "elsewhere" / "images"
+    write(other / "train" / "x" / "0.png", 3)
+    for _ in range(2):
+        assert len(load(root, cache_dir=tmp_path / "cache")[1].labels) == 8
+        assert len(load(other, cache_dir=tmp_path / "cache")[1].labels) == 1
+    assert not (root / ".kindred").exists()
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+def test_an_interrupted_build_leaves_no_cache(root, monkeypatch, failure):
+    def fail(*_):
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(imagefolder, "decode_all", fail)
+        with pytest.raises(failure):
+            load(root)
+    assert not list((root / ".kindred").iterdir())
+    assert len(load(root)[1].images) == 8
+
+
+def test_a_killed_build_is_not_taken_for_a_cache(tmp_path):
+    """SIGKILL runs no `finally`: what it leaves has another name."""
+    folder = tmp_path / "cache"
+    pid = os.fork()
+    if pid == 0:
+        build_once(folder, lambda place: (place / "half").write_text("x") and os._exit(9), key="key")
+    os.waitpid(pid, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    build_once(folder, lambda place: (place / "whole").write_text("x"), key="key")
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+
+
+def test_two_processes_may_build_the_same_cache(tmp_path):
+    folder = tmp_path / "cache"
+
+    def other_is_faster(place):
+        (place / "mine").write_text("x")
+        build_once(folder, lambda place: (place / "theirs").write_text("x"), key="key")
+
+    build_once(folder, other_is_faster, key="key")
+    assert [path.name for path in folder.iterdir()] == ["theirs"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_unwritable_cache(root, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"data\.source\.cache_dir: cannot write to .*file"):
+        load(root, cache_dir=tmp_path / "file")
+
+
+def test_too_little_space(root, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(OSError, match=r"data\.source\.cache_dir: 8 decoded images .* data\.source\.stream=true"):
+        load(root)
+
+
+def test_packed_space_is_counted_at_the_packed_size(root, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=8 * 3 * 24 * 24 - 1))
+    with pytest.raises(
+        OSError, match=r"data\.source\.cache_dir: 8 decoded images of 24 pixels .* or data\.source\.pack"
+    ):
+        load(root, pack=24)
+    assert not list((root / ".kindred").iterdir())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=8 * 3 * 24 * 24))
+    assert len(load(root, pack=24)[1].images) == 8
+
+
+# Packed: stored larger than they are looked at
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_packed_squares_are_pillows(root, monkeypatch, stream):
+    source, array = load(root, pack=24, stream=stream)
+    assert array.images.shape == (8, 3, 24, 24)
+    for image, name in zip(array.images, source._list("train").names, strict=True):
+        original = Image.open(root / "train" / name.decode()).convert("RGB")
+        resized = original.resize((32, 24), Image.Resampling.BILINEAR)  # of 40 x 30
+        assert (image == np.asarray(resized.crop((4, 0, 28, 24))).transpose(2, 0, 1)).all()
+    seen = decoded(monkeypatch)
+    _, again = load(root, pack=24, stream=stream)
+    assert not seen
+    assert (again.images == array.images).all()
+
+
+def test_packed_images_are_evaluated_as_streamed_ones(tmp_path):
+    """With image_size 28 streaming resizes to 32 and looks at the central 28 pixels, as with 224 to 256."""
+    for i, size in enumerate([(40, 30), (30, 41), (77, 32), (28, 91), (32, 32), (33, 50)]):
+        write(tmp_path / "train" / "x" / f"{i}.png", i, size)
+    everything = np.arange(6)
+    packed = ArrayImages(load(tmp_path, image_size=28, pack=32)[1], everything)
+    views = MultiView([View(size=28), View(size=28)], seed=0)
+    streamed = FileImages(load(tmp_path, image_size=28, stream=True)[1], everything, views, 28, 3)
+    for items in ([5, 0, 3], [1, 2, 4]):
+        for ours, theirs in zip(packed.__getitems__(items), streamed.__getitems__(items), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_packed_images_train_whole_and_a_batch_at_a_time(root):
+    _, array = load(root, image_size=14, pack=16)
+    positions = np.array([7, 2, 4])
+    batch = ArrayImages(array, positions).train_items(np.array([2, 0]), epoch=3)
+    assert (batch.images.numpy() == array.images[[4, 7]]).all()
+    assert batch.labels.tolist() == [1, 1]
+    assert batch.index.tolist() == [4, 7]
+    assert batch.images.is_contiguous()
+
+
+def test_packed_images_through_the_datamodule(root):
+    source = ImageFolder(str(root), image_size=14, pack=16)
+    views = MultiView([View(size=14), View(size=14)], seed=0)
+    data = MultiViewDataModule(source, views, batch_size=4, image_size=14, channels=3, val_size=2)
+    data.setup()
+    assert next(iter(data.train_dataloader())).images.shape == (4, 3, 16, 16)
+    assert next(iter(data.val_dataloader()[1])).images.shape == (2, 3, 14, 14)
+
+
+def test_skipped_images_leave_no_gap_in_a_pack(root):
+    _, whole = load(root, pack=24)
+    truncate(root / "train" / "cat" / "1.PNG")
+    truncate(root / "train" / "dog" / "2.webp")
+    source, rest = load(root, pack=24, on_bad_image="skip")
+    assert source.skipped == 2
+    assert (rest.images == np.delete(whole.images, [1, 6], axis=0)).all()
+    assert rest.labels.tolist() == [0] * 3 + [1] * 3
+
+
+@pytest.mark.parametrize("gone", [[0], [999], [255, 256], list(range(100, 700))])
+def test_rows_are_moved_up_in_place(tmp_path, gone):
+    array = np.random.default_rng(0).integers(0, 256, (1000, 2)).astype(np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    kept = np.delete(np.arange(1000), gone)
+    decoding.keep_rows(tmp_path / "a.npy", kept)
+    assert (np.load(tmp_path / "a.npy")[: len(kept)] == array[kept]).all()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# Bad images
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_skipped_images_are_counted(root, stream):
+    truncate(root / "train" / "cat" / "0.jpg")
+    (root / "train" / "dog" / "2.webp").write_bytes(b"")
+    for _ in range(2):  # also when the cache is there
+        source, found = load(root, on_bad_image="skip", stream=stream)
+        assert source.skipped == 2
+        assert found.labels.tolist() == [0] * 3 + [1] * 3
+    source = ImageFolder(str(root), 16, on_bad_image="skip", stream=stream)
+    source.load("test")
+    assert source.skipped == 0
+
+
+def test_rows_of_skipped_images_are_removed(root):
+    _, whole = load(root)
+    truncate(root / "train" / "cat" / "1.PNG")
+    _, rest = load(root, on_bad_image="skip")
+    assert (rest.images == np.delete(whole.images, 1, axis=0)).all()
+
+
+def test_bad_image_is_named(root):
+    truncate(root / "train" / "cat" / "0.jpg")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"train/cat/0\.jpg cannot be decoded .*on_bad_image=skip"):
+            load(root)
+    load(root, on_bad_image="skip")
+    with pytest.raises(ValueError, match=r"train/cat/0\.jpg cannot be decoded.*on_bad_image=skip"):
+        load(root)  # the cache is there, but what it lacks must not be lacking
+
+
+def test_no_good_image(root):
+    for path in (root / "train").glob("*/*"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"data\.source\.root: none of the 8 images in .*train can be decoded"):
+        load(root, on_bad_image="skip")
+
+
+# Layout
+
+
+def test_splits(root):
+    source, test = load(root, "test")
+    assert len(test.labels) == 4
+    assert source.load("val") is None
+    assert source.load("bank") is None
+    write(root / "val" / "cat" / "0.png", 0)
+    write(root / "val" / "dog" / "0.png", 0)
+    assert len(load(root, "val")[1].labels) == 2
+
+
+def test_hidden_and_other_files_are_not_images(root):
+    (root / "train" / "cat" / ".hidden.jpg").write_text("x")
+    (root / "train" / "cat" / "notes.txt").write_text("x")
+    (root / "train" / ".cache").mkdir()
+    assert len(load(root)[1].labels) == 8
+
+
+def test_missing_test_is_an_error_when_asked_for(root):
+    for path in (root / "test").glob("*/*"):
+        path.unlink()
+    for path in sorted((root / "test").glob("**"), reverse=True):
+        path.rmdir()
+    source, _ = load(root)
+    with pytest.raises(ValueError, match=r"data\.source\.root: .*images has no test images; expected <root>/train/"):
+        source.load("test")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: root.rename(root.with_name("gone")), r"there is no folder .*images; expected <root>/train"),
+        (lambda root: (root / "train").rename(root / "training"), r"there is no folder .*images/train; expected"),
+        (lambda root: (root / "train" / "bird").mkdir(), r"train/bird has no images .*; expected"),
+        (lambda root: (root / "val").mkdir(), r"images/val has no class folders; expected"),
+        (
+            lambda root: (root / "test" / "cat").rename(root / "test" / "kitten"),
+            r"test and its train/ have .*: missing \['cat'\], not in train \['kitten'\]",
+        ),
+    ],
+)
+def test_wrong_layouts_are_explained(root, spoil, message):
+    spoil(root)
+    with pytest.raises(ValueError, match=r"data\.source\.root: .*" + message):
+        load(root)
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match=r"data\.source\.on_bad_image is 'ignore'"):
+        ImageFolder("x", 16, on_bad_image="ignore")
+    with pytest.raises(ValueError, match=r"data\.channels is 4"):
+        ImageFolder("x", 16, channels=4)
+    for pack in (223, 0, True, 256.0):
+        with pytest.raises(ValueError, match=rf"data\.source\.pack is {pack}: .* data\.image_size=224 up, .* 256"):
+            ImageFolder("x", 224, pack=pack)
+
+
+def test_constructor_does_no_work():
+    ImageFolder("/nowhere", 16)
+
+
+# Real data, where it has been unpacked (see the design's "Data at hand")
+
+
+@pytest.mark.skipif(not os.path.isdir("data/cifar10-jpg"), reason="data/cifar10-jpg is not there")
+def test_second_start_with_60_000_files_is_quick():
+    load("data/cifar10-jpg", image_size=32)
+    start = time.perf_counter()
+    _, array = load("data/cifar10-jpg", image_size=32)
+    seconds = time.perf_counter() - start
+    assert array.images.shape == (50_000, 3, 32, 32)
+    assert (np.bincount(array.labels) == 5000).all()
+    assert seconds < 2

@@ -1,0 +1,128 @@
+"""Killed at any moment and resumed, a run ends as if it had never been stopped: to the bit."""
+
+import json
+import os
+import random
+import signal
+
+import pytest
+import torch
+from children import At, add_callback, kill_self, resume, start
+from outcomes import assert_same, outcome
+
+from kindred.tracking.metrics_csv import read_metrics
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run that was never stopped: 3 epochs of 4 steps."""
+    directory = tmp_path_factory.mktemp("unbroken") / "run"
+    assert start(directory) == 0
+    return directory
+
+
+def test_the_run_is_long_enough_to_be_interrupted(unbroken):
+    found = outcome(unbroken)
+    assert found["step"] == 12
+    assert [row["step"] for row in found["rows"]] == list(range(13))
+
+
+@pytest.mark.parametrize(
+    "step", [*(pytest.param(n, marks=pytest.mark.slow) for n in (4, 5)), 3, random.choice([2, 6, 7, 8, 9, 10, 11, 12])]
+)
+def test_killed_after_a_step(unbroken, tmp_path, step):
+    run = tmp_path / "run"
+    assert start(run, prepare=lambda: add_callback(At(step, kill_self))) == -signal.SIGKILL
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+@pytest.mark.slow
+def test_killed_twice(unbroken, tmp_path):
+    run = tmp_path / "run"
+    assert start(run, prepare=lambda: add_callback(At(7, kill_self))) == -signal.SIGKILL
+    assert resume(run, prepare=lambda: add_callback(At(10, kill_self))) == -signal.SIGKILL
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+@pytest.mark.parametrize(
+    ("moment", "replacement"), [("before", 3), ("after", 2), pytest.param("before", 5, marks=pytest.mark.slow)]
+)
+def test_killed_while_a_checkpoint_is_written(unbroken, tmp_path, moment, replacement):
+    run = tmp_path / "run"
+
+    def prepare():
+        replace, count = os.replace, 0
+
+        def replace_and_die(source, target):
+            nonlocal count
+            count += str(target).endswith(".ckpt")
+            doomed = str(target).endswith(".ckpt") and count == replacement
+            if doomed and moment == "before":
+                os.truncate(source, os.path.getsize(source) // 2)  # as if the kill had come in the middle of writing
+                kill_self()
+            replace(source, target)
+            if doomed:
+                kill_self()
+
+        os.replace = replace_and_die
+
+    assert start(run, prepare=prepare) == -signal.SIGKILL
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+def test_killed_before_the_first_checkpoint(unbroken, tmp_path):
+    run = tmp_path / "run"
+    assert start(run, prepare=lambda: add_callback(At(1, kill_self))) == -signal.SIGKILL
+    assert not (run / "checkpoints" / "last.ckpt").exists()
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+def test_sigterm_saves_first_and_says_how_to_go_on(unbroken, tmp_path, capfd):
+    run = tmp_path / "run"
+    terminate = At(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert start(run, prepare=lambda: add_callback(terminate)) == 143
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert f"make train RESUME={run}" in capfd.readouterr().err
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+def test_sigterm_during_an_evaluation_goes_back_to_the_last_checkpoint(unbroken, tmp_path):
+    run = tmp_path / "run"
+    terminate = At(8, lambda: os.kill(os.getpid(), signal.SIGTERM))  # the epoch's last step: its evaluation is next
+    assert start(run, prepare=lambda: add_callback(terminate)) == 143
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+@pytest.mark.slow
+def test_accumulated_gradients_are_never_half_saved(tmp_path):
+    accumulate = ["trainer.accumulate_grad_batches=2", "callbacks.checkpoints.every_n_steps=1"]
+    assert start(tmp_path / "whole", accumulate) == 0
+    run = tmp_path / "run"
+    assert start(run, accumulate, prepare=lambda: add_callback(At(3, kill_self))) == -signal.SIGKILL
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(tmp_path / "whole"))
+
+
+def test_a_resume_may_add_epochs_and_nothing_else(unbroken, tmp_path, capfd):
+    run = tmp_path / "run"
+    assert start(run) == 0
+    assert resume(run, ["trainer.max_epochs=4"]) == 0
+    assert "trainer.max_epochs 3 -> 4" in capfd.readouterr().out
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 4
+    assert [row["step"] for row in read_metrics(run / "metrics.csv")] == list(range(17))
+    for forbidden in (
+        "model.temperature=0.3",
+        "data.batch_size=64",
+        "seed=3",
+        "trainer.max_epochs=2",
+        "trainer.nonsense=1",
+    ):
+        assert resume(run, [forbidden]) == 1
+        assert forbidden in capfd.readouterr().err

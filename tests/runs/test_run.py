@@ -1,0 +1,167 @@
+"""A run directory holds what it should, reads back as it was, and executes nothing."""
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import kindred
+from kindred.config import ConfigError
+from kindred.runs.directory import new_run_directory
+from kindred.runs.weights import load_encoder_weights, read_checkpoint
+from kindred.tracking.metrics_csv import summarise
+
+
+def test_everything_is_there(run):
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert files == {
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "summary.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "figures/views.png",
+        "figures/curves.png",
+        "figures/neighbours.png",
+    }
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"command", "git_commit", "git_diff", "python", "platform", "cpu_cores", "gpus"} <= environment.keys()
+
+
+def test_summary_is_the_last_epoch_with_base_lines_and_best_values(run):
+    summary, metrics = kindred.load_run(run).summary, kindred.load_run(run).metrics
+    knn = metrics["val/knn_top1"][~np.isnan(metrics["val/knn_top1"])]
+    assert len(knn) == 4  # untrained, and after each of the three epochs
+    assert summary["untrained/knn_top1"] == knn[0]
+    assert summary["val/knn_top1"] == knn[-1]
+    assert summary["val/knn_top1_best"] == knn[1:].max()
+    assert summary["pixels/knn_top1"] > 0.9  # digits are that easy
+    assert summary["epochs"] == 3
+    assert summary["seconds"] > 0
+    assert summary["images_per_second"] > 0
+    assert all(isinstance(value, int | float) for value in summary.values())
+
+
+def test_metrics_have_the_documented_names(run):
+    metrics = kindred.load_run(run).metrics
+    assert set(metrics) == {
+        *("step", "epoch", "train/loss", "train/lr", "train/temperature", "train/images_per_second"),
+        *("train/positive_similarity", "train/negative_similarity", "train/information_bound"),
+        *("train/alignment", "train/projector_alignment"),
+        *(f"val/{of}{name}" for of in ("", "projector_") for name in ("uniformity", "tolerance", "effective_rank")),
+        *("val/knn_top1", "val/knn_top5", "val/linear_top1", "val/linear_top5", "pixels/knn_top1", "pixels/knn_top5"),
+    }
+    np.testing.assert_allclose(metrics["epoch"], metrics["step"] / 4)
+    assert np.all(np.diff(metrics["step"]) > 0)
+
+
+def test_best_checkpoint_is_from_the_best_epoch(run):
+    metrics = kindred.load_run(run).metrics
+    evaluated = ~np.isnan(metrics["val/knn_top1"]) & (metrics["step"] > 0)
+    best = metrics["step"][evaluated][metrics["val/knn_top1"][evaluated].argmax()]
+    assert read_checkpoint(run / "checkpoints" / "best.ckpt")["global_step"] == best
+
+
+def test_a_loaded_run_scores_what_the_run_scored(run):
+    """Features of the rebuilt encoder on the rebuilt data give the accuracy in summary.json."""
+    from kindred.evaluation.knn import knn_classify
+
+    loaded = kindred.load_run(run)
+    assert not loaded.encoder.training
+    datamodule = loaded.datamodule()
+    datamodule.prepare_data()
+    datamodule.setup()
+    with torch.inference_mode():
+        encoded = [encode(loaded.encoder, datamodule, loader) for loader in datamodule.val_dataloader()]
+    (bank, bank_labels), (query, query_labels) = encoded
+    knn = loaded.config.callbacks.knn
+    scores = knn_classify(bank, bank_labels, query, knn.k, knn.temperature, datamodule.num_classes)
+    accuracy = (scores.argmax(dim=1) == query_labels).double().mean().item()
+    assert accuracy == pytest.approx(loaded.summary["val/knn_top1"], abs=1e-6)
+
+
+def encode(encoder, datamodule, loader):
+    batches = [datamodule.on_after_batch_transfer(batch, 0) for batch in loader]
+    return torch.cat([encoder(batch.views[0]) for batch in batches]), torch.cat([batch.labels for batch in batches])
+
+
+def test_listing_runs_imports_no_torch(run):
+    code = f"import kindred, sys; print(kindred.load_run({str(run)!r}).metrics['step'][-1], 'torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "12.0 False\n"
+    )
+
+
+@pytest.mark.parametrize("place", ["encoder", "model.optimizer", "data.source", "views.views.0"])
+def test_a_class_that_is_not_on_the_list_is_not_built(run, tmp_path, place):
+    config = OmegaConf.load(run / "config.yaml")
+    OmegaConf.update(config, f"{place}._target_", "torch.utils.collect_env.run")
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    loaded = kindred.load_run(tmp_path)
+    with pytest.raises(ConfigError, match=r"_target_: 'torch.utils.collect_env.run'.*trust="):
+        _ = loaded.module if place in ("encoder", "model.optimizer") else loaded.datamodule()
+
+
+def test_trust_extends_the_list(run, tmp_path):
+    config = OmegaConf.load(run / "config.yaml")
+    config.encoder = {"_target_": "test_run.Encoder"}
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    loaded = kindred.load_run(tmp_path, trust=["test_run.Encoder"])
+    with pytest.raises(FileNotFoundError, match=r"last\.ckpt"):  # it was built: only its weights are missing
+        _ = loaded.module
+
+
+class Encoder(torch.nn.Linear):
+    num_features = 3
+
+    def __init__(self):
+        super().__init__(2, 3)
+
+
+class Malicious:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    torch.save({"state_dict": Malicious()}, tmp_path / "last.ckpt")
+    with pytest.raises(pickle.UnpicklingError):
+        read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_no_run_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run directory: it has no config\.yaml"):
+        kindred.load_run(tmp_path)
+
+
+def test_latest_points_to_the_newest(tmp_path):
+    first, second = (new_run_directory(tmp_path, "photos", "simclr") for _ in range(2))
+    assert first != second
+    assert (tmp_path / "latest").resolve() == second.resolve()
+
+
+def test_summarise_leaves_the_untrained_encoder_out_of_the_best():
+    rows = [
+        {"step": 0, "val/knn_top1": 0.9, "pixels/knn_top1": 0.5},
+        {"step": 5, "val/knn_top1": 0.6, "train/loss": 2.0},
+        {"step": 9, "val/knn_top1": 0.5, "train/loss": 1.0},
+    ]
+    summary = summarise(rows)
+    assert (summary["untrained/knn_top1"], summary["val/knn_top1"], summary["val/knn_top1_best"]) == (0.9, 0.5, 0.6)
+    assert (summary["pixels/knn_top1"], summary["train/loss"]) == (0.5, 1.0)
+    assert not any(math.isinf(value) for value in summary.values())
+
+
+def test_weights_of_another_architecture_are_refused(run):
+    with pytest.raises(ValueError, match=r"init_from: .* does not fit the encoder in .* tensors.*ENCODER="):
+        load_encoder_weights(torch.nn.Linear(2, 2), run)

@@ -1,0 +1,345 @@
+"""W&B gets what metrics.csv has; without W&B a run loses neither time nor data. What is uploaded is read by wandb itself."""
+
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from children import DIGITS, At, add_callback, in_child, kill_self, resume, start
+from fake_wandb_server import FakeWandbServer
+from omegaconf import OmegaConf
+from PIL import Image
+from rank_helpers import start_ranks
+
+from kindred.tracking import wandb_logger
+from kindred.tracking.metrics_csv import read_metrics
+from kindred.tracking.wandb_logger import WandbLogger, add_to_run
+
+STEP = "trainer/global_step"
+
+
+@pytest.fixture(autouse=True)
+def wandb_alone(monkeypatch, tmp_path):
+    """No setting, key or server of this machine; a key that only the servers of these tests take."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in (("HOME", tmp_path), ("NETRC", tmp_path / "netrc"), ("WANDB_CONFIG_DIR", tmp_path / "config")):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with FakeWandbServer() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        yield server
+
+
+@contextmanager
+def refusing():
+    """The address of a port that nobody listens at, and that nobody else gets meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+def said(capfd):
+    """The lines about W&B on the terminal."""
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("W&B: ")]
+
+
+def upload(line, server=None):
+    """Run the command that a line ends with; returns the one run that a server (a new one) then has."""
+    if server is None:
+        with FakeWandbServer() as server:
+            return upload(line, server)
+    command = line.rpartition(": ")[2]
+    assert command.startswith("wandb sync ")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    online = os.environ | {"PATH": path, "WANDB_BASE_URL": server.url, "WANDB_MODE": "online"}
+    done = subprocess.run(command, shell=True, env=online, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    (run,) = server.runs.values()
+    return run
+
+
+def by_step(history):
+    """What a history says of each step, the last word on each metric; W&B's own columns left out."""
+    steps = {}
+    for row in history:
+        steps.setdefault(row[STEP], {}).update({k: v for k, v in row.items() if k[0] != "_"})
+    return steps
+
+
+def assert_holds(run, directory):
+    """Every metric of every row of metrics.csv, the configuration, the summary and the pictures."""
+    steps = by_step(run["history"])
+    rows = read_metrics(directory / "metrics.csv")
+    assert len(rows) > 2
+    for row in rows:
+        assert {name: steps[row["step"]][name] for name in row.keys() - {"step"}} == pytest.approx(
+            {name: value for name, value in row.items() if name != "step"}, rel=1e-12
+        )
+    config = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))
+    assert {name: entry["value"] for name, entry in run["config"].items() if name != "_wandb"} == config
+    summary = json.loads((directory / "summary.json").read_text())
+    assert {name: run["summary"][name] for name in summary} == pytest.approx(summary, rel=1e-12)
+    assert "val/knn_top1_best" in summary
+    for name in ("views", "curves", "neighbours"):
+        image = run["summary"][f"figures/{name}"]
+        assert (image["width"], image["height"]) == Image.open(directory / "figures" / f"{name}.png").size
+        assert image["path"] in run["files"]
+
+
+def test_a_run_without_a_key_is_logged_offline_and_uploaded_later(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY")
+    run = tmp_path / "the run"
+    imported = multiprocessing.Value("i", 0)
+
+    def prepare():
+        add_callback(At(12, lambda: setattr(imported, "value", 1 + ("wandb" in sys.modules))))
+
+    assert start(run, ["logger=wandb"], prepare) == 0
+    assert imported.value == 1  # and wandb is not, in the training itself
+    (line,) = said(capfd)
+    assert "offline (No API key configured" in line
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    uploaded = upload(line)
+    assert_holds(uploaded, run)
+    assert uploaded["exit_code"] == 0
+    first = uploaded["upserts"][0]
+    assert (first["project"], first["jobType"], first["displayName"]) == ("kindred", "train", "the run")
+    assert first["tags"] == ["simclr", "digits", "convnet"]
+    name = json.loads((run / "wandb.json").read_text())
+    assert name == {"id": first["name"], "project": "kindred", "entity": None, "mode": "offline"}
+
+
+def test_the_neighbours_are_a_table(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    red, green, grey = np.zeros((3, 4, 5), np.uint8), np.zeros((3, 4, 5), np.uint8), np.ones((1, 4, 5), np.uint8)
+    red[0], green[1] = 255, 1
+
+    def log():
+        logger = WandbLogger(str(tmp_path), "tables")
+        logger.log_hyperparams({})
+        logger.log_neighbours(
+            red[None], ["cat"], np.stack([red, green])[None], [["cat", "dog"]], np.array([[0.75, 0.5]])
+        )
+        logger.log_neighbours(grey[None], ["cat"], grey[None, None], [["cat"]], np.array([[1.0]]))
+        logger.finish({})
+
+    assert in_child(log) == 0
+    files = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in tmp_path.glob("wandb/artifacts/staging/*")}
+    tables = [json.loads(path.read_text()) for path in files.values() if path.read_bytes()[:1] == b"{"]
+    coloured, grey_one = sorted(tables, key=lambda table: -len(table["data"]))
+    assert coloured["columns"] == ["query", "query class", "rank", "neighbour", "neighbour class", "similarity"]
+    scalars = [[row[1], row[2], row[4], row[5]] for row in coloured["data"]]
+    assert scalars == [["cat", 1, "cat", 0.75], ["cat", 2, "dog", 0.5]]
+    shown = [[np.asarray(Image.open(files[row[column]["sha256"]])) for column in (0, 3)] for row in coloured["data"]]
+    np.testing.assert_array_equal(shown, np.stack([[red, red], [red, green]]).transpose(0, 1, 3, 4, 2))
+    np.testing.assert_array_equal(np.asarray(Image.open(files[grey_one["data"][0][3]["sha256"]])), grey[0])
+    assert len(said(capfd)) == 1
+
+
+def mode(directory):
+    """How the run is logged, once that is decided."""
+    path = directory / "wandb.json"
+    return json.loads(path.read_text())["mode"] if path.exists() else None
+
+
+def log_and_end(directory, prepare=lambda logger: None):
+    """A training in miniature: the life of its logger, with `prepare(logger)` before the end. How long the end took."""
+    logger = WandbLogger(str(directory), "kindred", tags=["a"])
+    logger.log_hyperparams({"model": {"temperature": 0.1}})
+    for step in range(5):
+        logger.log_metrics({"val/x": step / 3, "epoch": step / 2}, step)
+    prepare(logger)
+    began = time.monotonic()
+    logger.finish({"val/x_best": 0.9})
+    return time.monotonic() - began
+
+
+def assert_holds_all(run):
+    """What `log_and_end` logs."""
+    assert {row[STEP]: row["val/x"] for row in run["history"] if "val/x" in row} == {s: s / 3 for s in range(5)}
+    assert run["summary"]["val/x_best"] == 0.9
+    assert run["config"]["model"]["value"] == {"temperature": 0.1}
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", ["refuses", "hangs", pytest.param("fails", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wait", [5.0, pytest.param(wandb_logger.WAIT, marks=pytest.mark.slow)])
+def test_a_server_that_is_of_no_use_costs_seconds_and_no_data(tmp_path, capfd, monkeypatch, kind, wait):
+    monkeypatch.setattr(wandb_logger, "WAIT", wait)
+    with refusing() as address, FakeWandbServer(kind) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", address if kind == "refuses" else server.url)
+        began = time.monotonic()
+        assert in_child(lambda: log_and_end(tmp_path, lambda _: wait_for(lambda: mode(tmp_path))) > wait) == 0
+        assert time.monotonic() - began < 20
+    (line,) = said(capfd)
+    assert "logging offline" in line
+    assert_holds_all(upload(line))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hangs", "fails"])
+def test_a_server_that_is_lost_on_the_way_costs_seconds_and_no_data(tmp_path, capfd, monkeypatch, server, kind):
+    lost, picture = multiprocessing.Event(), np.zeros((1, 1, 3, 3), np.uint8)
+
+    def lose(logger):
+        lost.wait(30)
+        logger.log_neighbours(picture, ["cat"], picture[None], [["cat"]], np.array([[1.0]]))  # which asks the server
+
+    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(log_and_end(tmp_path, lose) > 11))
+    child.start()
+    wait_for(lambda: mode(tmp_path) == "online")
+    server.mode = kind
+    lost.set()
+    child.join(20)
+    assert child.exitcode == 0
+    lines = said(capfd)
+    assert lines[0].startswith(f"W&B: {server.url}")
+    assert "not everything is uploaded" in lines[1]
+    server.mode = "answers"
+    assert_holds_all(upload(lines[1], server))
+
+
+def test_a_run_that_is_over_before_the_server_answers_does_not_wait_for_it(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(wandb_logger, "WAIT", 1.0)
+    with FakeWandbServer("hangs") as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        assert log_and_end(tmp_path) < 2
+        wait_for(lambda: mode(tmp_path))
+        wait_for(lambda: not locked(tmp_path / "wandb" / "lock"))
+    first, second = said(capfd)
+    assert first.startswith("W&B: not done within 1 s")
+    assert_holds_all(upload(second))  # what the process did that nobody waited for
+
+
+def locked(path):
+    """Whether a process still writes a part of the run."""
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("online", [True, False])
+def test_a_killed_run_goes_on_in_the_same_wandb_run(tmp_path, capfd, monkeypatch, server, online):
+    if not online:
+        monkeypatch.setenv("WANDB_MODE", "offline")
+    run = tmp_path / "run"
+    assert start(run, ["logger=wandb"], lambda: add_callback(At(8, kill_self))) == -signal.SIGKILL
+    monkeypatch.delenv("WANDB_MODE", raising=False)  # the second part stays offline, since the first is
+    assert resume(run) == 0
+    first, second = said(capfd)
+    if online:
+        assert first == second == f"W&B: {server.url}/someone/kindred/runs/{identity(run)}"
+        (uploaded,) = server.runs.values()
+    else:
+        assert "an earlier part of the run is not uploaded yet" in second
+        uploaded = upload(second)
+    assert_holds(uploaded, run)
+    assert {upsert["name"] for upsert in uploaded["upserts"]} == {identity(run)}
+    assert json.loads((run / "wandb.json").read_text())["mode"] == ("online" if online else "offline")
+    rows = [row["_step"] for row in uploaded["history"]]
+    assert rows == sorted(set(rows))
+    repeated = [row for row in uploaded["history"] if row[STEP] == 7 and "train/loss" in row]
+    assert len(repeated) == 2  # the checkpoint was from step 6
+    assert repeated[0]["train/loss"] == repeated[1]["train/loss"]
+
+
+def identity(directory):
+    return json.loads((directory / "wandb.json").read_text())["id"]
+
+
+@pytest.mark.slow
+def test_of_two_ranks_one_logs(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert start_ranks(tmp_path / "run", ["logger=wandb"]) == [0, 0]
+    (line,) = said(capfd)
+    assert len(list(tmp_path.glob("run/wandb/*run-*"))) == 1
+    assert_holds(upload(line), tmp_path / "run")
+
+
+def test_an_evaluation_is_added_to_the_run(tmp_path, server):
+    assert log_and_end(tmp_path) < wandb_logger.WAIT
+    Image.new("RGB", (3, 2)).save(tmp_path / "map.png")
+    results = {"test/knn_top1": 0.5}, {"evaluation/map": tmp_path / "map.png"}
+    assert in_child(lambda: add_to_run(tmp_path, *results)) == 0
+    ((name, run),) = server.runs.items()
+    assert name == identity(tmp_path)
+    assert (run["summary"]["test/knn_top1"], run["summary"]["val/x_best"]) == (0.5, 0.9)
+    assert (run["summary"]["evaluation/map"]["width"], run["summary"]["evaluation/map"]["height"]) == (3, 2)
+    assert [row["val/x"] for row in run["history"] if "val/x" in row] == [step / 3 for step in range(5)]
+    assert [u["jobType"] for u in run["upserts"] if u["jobType"]][-1] == "evaluate"
+    assert run["config"]["model"]["value"] == {"temperature": 0.1}
+
+
+def test_an_evaluation_of_a_run_without_wandb_adds_nothing(tmp_path, capfd):
+    add_to_run(tmp_path, {"test/knn_top1": 0.5}, {})
+    assert list(tmp_path.iterdir()) == []
+    assert said(capfd) == []
+
+
+def test_disabled_is_respected(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    log_and_end(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert said(capfd) == []
+
+
+def test_a_failed_training_is_a_failed_run(tmp_path, server):
+    def fail():
+        raise RuntimeError("as a bug would")
+
+    assert start(tmp_path / "run", ["logger=wandb"], lambda: add_callback(At(3, fail))) != 0
+    (run,) = server.runs.values()
+    assert run["exit_code"] == 1
+    assert {row[STEP] for row in run["history"]} == {0, 1, 2}  # the callback came before the row of step 3
+
+
+def test_a_process_that_cannot_log_is_named_and_no_more(tmp_path, capfd):
+    (tmp_path / "wandb").write_text("not a directory")
+    log_and_end(tmp_path)
+    (line,) = said(capfd)
+    assert re.match(r"W&B: .*the run goes on without it", line)
+
+
+@pytest.mark.parametrize("project", ["", "a/b", "a" * 129])
+def test_a_project_that_wandb_would_not_take_is_an_error(tmp_path, project):
+    with pytest.raises(ValueError, match=r"logger\.wandb\.project: .* must be 1 to 128 characters"):
+        WandbLogger(str(tmp_path), project)
+
+
+def test_an_error_of_a_loggers_constructor_names_its_key(tmp_path, capfd):
+    assert in_child(lambda: train_main("logger=wandb", "logger.wandb.project=a/b", f"run_dir={tmp_path / 'run'}")) == 1
+    assert "logger.wandb.project: 'a/b' must be" in capfd.readouterr().err
+
+
+def train_main(*overrides):
+    from kindred.commands.train import main
+
+    return main([*DIGITS, *overrides])
