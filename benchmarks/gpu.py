@@ -29,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainings import EpochClock, train_kindred, train_lightly
 
 from kindred.config import build, check, compose
-from kindred.data.images.arrays import ImageArray
+from kindred.data.loading import ViewBatch
+from kindred.data.source import ArrayExamples
 from kindred.losses import nt_xent
 from kindred.memory import FeatureQueue
 from kindred.runs.run import build_datamodule, build_module
@@ -54,13 +55,13 @@ class Noise:
     def prepare(self) -> None:
         pass
 
-    def load(self, split: str) -> ImageArray | None:
+    def load(self, split: str) -> ArrayExamples | None:
         count = {"train": self.count, "test": self.count // 5}.get(split)
         if count is None:
             return None
         generator = np.random.default_rng(count)
         images = generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
-        return ImageArray(images, generator.integers(0, 10, count))
+        return ArrayExamples(images, generator.integers(0, 10, count))
 
 
 class Clock(EpochClock):
@@ -108,8 +109,9 @@ def step_flops(overrides: list[str], device: torch.device) -> int:
             part.enqueue(torch.randn_like(part.features))
     batch, size = config.data.batch_size, config.data.image_size
     views = tuple(torch.randn(batch, 3, size, size, device=device) for _ in range(2))
+    numbers = torch.arange(batch, device=device)
     with FlopCounterMode(display=False) as counter, torch.autocast(device.type, dtype=torch.bfloat16):
-        loss, _ = module.contrast(views, torch.arange(batch, device=device) % 10)
+        loss, _ = module.contrast(ViewBatch(views, numbers % 10, numbers))
         loss.backward()
     return counter.get_total_flops()
 
@@ -145,7 +147,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             where = {"accelerator": device.type, "precision": config.trainer.precision, **limits}
             new = build(config, "encoder")
             return train_lightly(
-                train.images, train.labels, new, batch_size, workers, passes, place / "lightly", **where
+                train.array, train.labels, new, batch_size, workers, passes, place / "lightly", **where
             )
 
         cores = os.cpu_count()

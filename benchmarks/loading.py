@@ -24,11 +24,10 @@ from report import Row, save_rows
 from torch.utils.data import default_collate
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
-from kindred.data.images.arrays import ImageArray
 from kindred.data.images.folder import ImageFolder
-from kindred.data.images.streaming import FileImages
 from kindred.data.images.views import MultiView, View
-from kindred.data.loading import ArrayImages
+from kindred.data.loading import Subset
+from kindred.data.source import ArrayExamples
 
 SIMCLR = View(size=224, jitter=0.8, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, gray=0.2, blur=0.5)
 
@@ -49,7 +48,7 @@ def write_files(folder: Path, count: int) -> None:
             cut.save(folder / "train" / name / f"{number}.jpg", quality=95)
 
 
-def packed_array(folder: str) -> ImageArray:
+def packed_array(folder: str) -> ArrayExamples:
     source = ImageFolder(folder, image_size=224, pack=256)
     source.prepare()
     return source.load("train")
@@ -66,13 +65,13 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         write_files(Path(folder), count)
         views, items = MultiView([SIMCLR, SIMCLR], seed=0), np.arange(count)
         files = ImageFolder(folder, image_size=224, stream=True).load("train")
-        images = FileImages(files, items, views, 224, 3)
-        packed = ArrayImages(packed_array(folder), items)
+        images = Subset(files, items, views)
+        packed = Subset(packed_array(folder), items, views)
         theirs = TorchvisionFolder(f"{folder}/train", transform=SimCLRTransform(input_size=224))
 
         def kindred_views() -> tuple[torch.Tensor, ...]:
             batch = images.train_items(items, epoch=0)
-            return views(batch.images, batch.index, 0)
+            return views(batch.raw, batch.index, 0)
 
         turns = {
             "worker": (1, lambda: images.train_items(items, epoch=0)),

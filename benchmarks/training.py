@@ -68,8 +68,8 @@ class BareLoop(Callback):
 
     def step(self, trainer: Trainer, module: LightningModule) -> None:
         data, batch = trainer.datamodule, next(self.batches)
-        views = data.views(batch.images, batch.index, trainer.current_epoch)
-        features = self.encoder(torch.cat([data.normalize(view) for view in views]))
+        views = data.views.augment(batch.raw, batch.index, trainer.current_epoch)
+        features = self.encoder(torch.cat(views))
         embeddings = self.projector(features).unflatten(0, (len(views), -1))
         self.optimizer.zero_grad()
         nt_xent(embeddings, module.temperature).backward()
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     source = Photos()
     source.prepare()
     train, step = source.load("train"), 100 if options.tiny else 1
-    images, labels = train.images[::step], train.labels[::step]
+    images, labels = train.array[::step], train.labels[::step]
     overrides = ["data=photos", f"data.batch_size={batch_size}", f"data.train_size={len(images)}", SHORT_ROUND]
     overrides += ["trainer=cpu", *(["~callbacks.figures"] if options.tiny else [])]
     narrow_epochs = 2 if options.tiny else NARROW_EPOCHS

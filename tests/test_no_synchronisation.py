@@ -15,8 +15,8 @@ from kindred import losses
 from kindred.callbacks.guard import Guard
 from kindred.callbacks.linear_probe import LinearProbeCallback
 from kindred.callbacks.train_metrics import TrainMetrics
-from kindred.data.datamodule import MultiViewDataModule
 from kindred.data.images import views
+from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Batch
 from kindred.encoders.convnet import ConvNet
@@ -74,7 +74,7 @@ class Training:
     def __init__(self, method, settings, optimizer, device):
         settings = {key: value() if isinstance(value, partial) else value for key, value in settings.items()}
         source = SimpleNamespace(mean=(0.5,) * 3, std=(0.2,) * 3)
-        self.data = MultiViewDataModule(source, MultiView(VIEWS, seed=0), batch_size=8, image_size=8, channels=3)
+        self.data = ImageDataModule(source, MultiView(VIEWS, seed=0), batch_size=8, image_size=8, channels=3)
         self.module = method(ConvNet(widths=(4, 8)), optimizer, hidden_dim=16, projection_dim=8, **settings).to(device)
         self.trainer = SimpleNamespace(
             training=True,

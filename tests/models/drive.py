@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kindred.data.loading import ViewBatch
 from kindred.distributed import rank, sum_over_ranks, world_size
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
@@ -52,6 +53,11 @@ def random_batches(count, views=2, images=6):
     ]
 
 
+def view_batch(views, labels):
+    """What a method is given: V views of the same examples, and their labels."""
+    return ViewBatch(tuple(views), labels, torch.arange(len(labels)))
+
+
 def attach_trainer(module, batches, accumulate=1, global_step=0):
     """What a method may know of a Trainer, for a run of one epoch of so many batches."""
     module.trainer = SimpleNamespace(
@@ -80,7 +86,7 @@ def train(module, batches, accumulate=1, first=0, last=None):
         stepping = (index + 1) % accumulate == 0
         module.on_train_batch_start(None, index)
         with nullcontext() if stepping or world_size() == 1 else wrapped.no_sync():
-            loss, log = wrapped(tuple(views[:, share]), labels[share])
+            loss, log = wrapped(view_batch(views[:, share], labels[share]))
             (loss / accumulate).backward()
         module.on_after_backward()
         losses.append(sum_over_ranks(loss.detach()) / world_size())

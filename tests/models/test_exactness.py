@@ -6,7 +6,7 @@ from io import BytesIO
 import pytest
 import torch
 from children import At, add_callback, kill_self, resume, start
-from drive import attach_trainer, random_batches, small, train
+from drive import attach_trainer, random_batches, small, train, view_batch
 from outcomes import assert_same, outcome
 from ranks import run_ranks
 
@@ -123,7 +123,7 @@ def write_on_the_last_rank():
         if rank() == world_size() - 1:
             memory.features[-1, 0], memory.labels[-1], module.encoder.other[0] = 7.0, 7, 7.0
         views, labels = random_batches(1)[0]
-        wrapped(tuple(views), labels)[0].backward()
+        wrapped(view_batch(views, labels))[0].backward()
         left[queue] = memory.features[-1, 0].item(), memory.labels[-1].item(), module.encoder.other.item()
     return left
 

@@ -2,22 +2,26 @@
 
 import math
 from copy import deepcopy
+from types import SimpleNamespace
 
 import lightning
 import pytest
 import torch
-from drive import Encoder, attach_trainer, random_batches, small, train
+from drive import Encoder, attach_trainer, random_batches, small, train, view_batch
 from lightly.loss import NTXentLoss
 from ranks import run_ranks
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 from kindred.data.order import permutation
 from kindred.distributed import rank, world_size
 from kindred.models import key_splits
 from kindred.models.key_splits import encode_in_splits
 from kindred.models.mocov2 import MoCoV2
+from kindred.models.nnclr import NNCLR
+from kindred.models.simclr import SimCLR
+from kindred.models.supcon import SupCon
 from kindred.optimisers.parameter_groups import parameter_groups
 
 
@@ -170,7 +174,7 @@ def test_the_loss_against_lightly_with_its_memory_bank(symmetric):
         query = module.projector(module.encoder(views[asked]))
         theirs.append(bank(query, module.key_encoder(views[answering])))
     theirs = sum(theirs) / len(theirs)
-    ours, _ = module.contrast(tuple(views), labels)
+    ours, _ = module.contrast(view_batch(views, labels))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
     for a, e in zip(*(torch.autograd.grad(loss, query_parameters(module)) for loss in (ours, theirs)), strict=True):
         torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-14)
@@ -291,14 +295,26 @@ def test_settings_that_cannot_work_are_refused(settings, message):
         small(MoCoV2, **settings)
 
 
+def data(batch_size, views=2):
+    return SimpleNamespace(batch_size=batch_size, views=range(views))
+
+
+@pytest.mark.parametrize("method", [SimCLR, MoCoV2, NNCLR, SupCon])
+def test_too_few_views_are_named_by_the_method(method):
+    with pytest.raises(
+        ValueError, match=rf"views\.views has 1 view\(s\) of each example: {method.__name__} .* at least 2"
+    ):
+        small(method).check(data(8, views=1), 1)
+
+
 def test_check_refuses_what_does_not_fit_the_batch_or_the_ranks():
-    small(MoCoV2, queue_size=64).check(64, 2)
-    small(MoCoV2, queue_size=64, symmetric=True).check(32, 2)
-    small(MoCoV2, queue_size=64, key_batch_splits=4).check(64, 2)
+    small(MoCoV2, queue_size=64).check(data(64), 2)
+    small(MoCoV2, queue_size=64, symmetric=True).check(data(32), 2)
+    small(MoCoV2, queue_size=64, key_batch_splits=4).check(data(64), 2)
     with pytest.raises(ValueError, match=r"model\.queue_size is 64.*65 keys"):
-        small(MoCoV2, queue_size=64).check(65, 1)
+        small(MoCoV2, queue_size=64).check(data(65), 1)
     with pytest.raises(ValueError, match=r"model\.queue_size is 64.*66 keys"):
-        small(MoCoV2, queue_size=64, symmetric=True).check(33, 1)
+        small(MoCoV2, queue_size=64, symmetric=True).check(data(33), 1)
     for splits, batch, ranks in ((3, 64, 1), (4, 64, 8), (6, 12, 4)):
         with pytest.raises(ValueError, match=rf"model\.key_batch_splits is {splits}.*{batch}.*{ranks} device"):
-            small(MoCoV2, queue_size=64, key_batch_splits=splits).check(batch, ranks)
+            small(MoCoV2, queue_size=64, key_batch_splits=splits).check(data(batch), ranks)

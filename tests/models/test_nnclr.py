@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from drive import random_batches, small, train
+from drive import random_batches, small, train, view_batch
 from lightly.loss import NTXentLoss
 from lightly.models.modules import NNMemoryBankModule
 from ranks import run_ranks
@@ -50,7 +50,9 @@ def test_the_loss_is_the_papers(rows, tau):
     if rows:
         full(module, rows)
     views, labels = random_batches(1)[0]
-    assert_same_loss_and_gradients(module, module.contrast(tuple(views), labels)[0], paper_loss(module, views, tau))
+    assert_same_loss_and_gradients(
+        module, module.contrast(view_batch(views, labels))[0], paper_loss(module, views, tau)
+    )
 
 
 def test_the_neighbours_against_lightlys_bank():
@@ -76,7 +78,7 @@ def test_each_term_against_lightlys_loss_with_the_other_predictions_as_its_memor
             criterion = NTXentLoss(temperature=0.2, memory_bank_size=(5, 5))
             criterion.memory_bank.bank = normalize(predictions[torch.arange(6) != i].detach(), dim=1)
             terms.append(criterion(neighbours[i : i + 1], predictions[i : i + 1]))
-    loss, _ = module.contrast(tuple(views), labels)
+    loss, _ = module.contrast(view_batch(views, labels))
     torch.testing.assert_close(loss, sum(terms) / 12, rtol=1e-10, atol=0)
 
 
@@ -84,7 +86,7 @@ def test_the_support_set_changes_only_after_backward_and_by_the_first_view_alone
     module = small(NNCLR, queue_size=20)
     for step, (views, labels) in enumerate(random_batches(3)):
         before = module.support.rows().clone()
-        module.contrast(tuple(views), labels)[0].backward()
+        module.contrast(view_batch(views, labels))[0].backward()
         assert torch.equal(module.support.rows(), before)
         module.on_after_backward()
         first = normalize(module.projector(module.encoder(views[0])), dim=1).detach()
@@ -124,7 +126,7 @@ def test_logs_say_how_full_the_support_set_is_and_how_many_neighbours_match():
 def test_labels_observe_and_do_not_train():
     module = full(small(NNCLR, queue_size=20))
     views, labels = random_batches(1)[0]
-    losses = [module.contrast(tuple(views), other)[0] for other in (labels, labels + 1)]
+    losses = [module.contrast(view_batch(views, other))[0] for other in (labels, labels + 1)]
     assert torch.equal(*losses)
 
 
@@ -143,7 +145,7 @@ def gradient_of_another_ranks_loss():
     module = full(small(NNCLR, queue_size=20))
     views, labels = random_batches(1)[0]
     share = slice(rank() * 3, rank() * 3 + 3)
-    loss, _ = module.contrast(tuple(views[:, share]), labels[share])
+    loss, _ = module.contrast(view_batch(views[:, share], labels[share]))
     (loss if rank() == 1 else 0 * loss).backward()
     return torch.cat([p.grad.flatten() for p in trained_parameters(module)]).norm()
 

@@ -4,12 +4,12 @@ import lightning
 import numpy as np
 import pytest
 import torch
-from drive import random_batches, small
+from drive import random_batches, small, view_batch
 from pytorch_metric_learning.losses import SupConLoss
 
-from kindred.data.datamodule import MultiViewDataModule
-from kindred.data.images.arrays import ImageArray
+from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.views import MultiView, View
+from kindred.data.source import ArrayExamples
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
 
@@ -24,7 +24,7 @@ def parameters(module):
 def test_loss_and_gradients_against_pytorch_metric_learning(count):
     module = small(SupCon, temperature=0.2)
     views, _ = random_batches(1, views=count)[0]
-    ours, _ = module.contrast(tuple(views), LABELS)
+    ours, _ = module.contrast(view_batch(views, LABELS))
     embeddings = module.projector(module.encoder(views.flatten(0, 1)))
     theirs = SupConLoss(temperature=0.2)(embeddings, LABELS.repeat(count))
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=0)
@@ -37,9 +37,9 @@ def test_without_labels_in_common_it_is_simclr():
     simclr.projector = supcon.projector
     views, _ = random_batches(1)[0]
     for labels in (torch.arange(6), torch.full((6,), -1), torch.tensor([0, -1, 1, -1, 2, -1])):
-        ours, theirs = (module.contrast(tuple(views), labels)[0] for module in (supcon, simclr))
+        ours, theirs = (module.contrast(view_batch(views, labels))[0] for module in (supcon, simclr))
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
-    assert (supcon.contrast(tuple(views), LABELS)[0] - theirs).abs() > 1e-3
+    assert (supcon.contrast(view_batch(views, LABELS))[0] - theirs).abs() > 1e-3
 
 
 class Holidays:
@@ -54,14 +54,14 @@ class Holidays:
         if split == "val":
             return None
         labels = np.full(20, -1) if split == "train" else np.arange(20) % 2
-        return ImageArray(np.zeros((20, 1, 3, 3), np.uint8), labels)
+        return ArrayExamples(np.zeros((20, 1, 3, 3), np.uint8), labels)
 
 
 @pytest.mark.parametrize("start", [lightning.Trainer.validate, lightning.Trainer.fit])
 def test_a_source_without_labels_is_refused_by_name_before_anything_is_encoded(start, monkeypatch):
     module = small(SupCon)
     monkeypatch.setattr(module, "forward", None)
-    data = MultiViewDataModule(Holidays(), MultiView([View(), View()], 0), batch_size=4, image_size=3, channels=1)
+    data = ImageDataModule(Holidays(), MultiView([View(), View()], 0), batch_size=4, image_size=3, channels=1)
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match=r"model=supcon .* holidays have no labels: choose another model"):
         start(trainer, module, data)

@@ -33,13 +33,13 @@ def copied(run, tmp_path_factory):
 
 def images(count):
     """uint8 [B, 1, 8, 8] of real digits."""
-    return torch.from_numpy(np.array(Digits().load("test").images[:count]))
+    return torch.from_numpy(np.array(Digits().load("test").array[:count]))
 
 
 def expected(run, batch):
     """Features of the run's encoder on what its DataModule makes of uint8 images."""
     loaded = kindred.load_run(run)
-    view = loaded.datamodule().normalize(batch / 255)
+    view = loaded.datamodule().views.normalize(batch / 255)
     with torch.inference_mode():
         return loaded.encoder(view)
 

@@ -17,13 +17,14 @@ from torch.nn.functional import normalize
 
 import kindred
 from kindred.commands.evaluate import main
-from kindred.data.images.arrays import ImageArray
 from kindred.data.images.embedded import Digits
-from kindred.data.loading import ArrayImages
+from kindred.data.images.views import MultiView, View
+from kindred.data.loading import Subset
+from kindred.data.source import ArrayExamples
 from kindred.evaluation.accuracy import confusion_matrix
 from kindred.evaluation.judge import KNN_K, KNN_TEMPERATURES, Encoded, choose_knn
 from kindred.evaluation.knn import knn_classify
-from kindred.runs.features import cut, encode, pixels, share_of_each_class
+from kindred.runs.features import cut, encode, share_of_each_class
 from kindred.runs.judging import evaluate, flatten, other_datamodule, untrained_encoder
 from kindred.tracking.figures import draw_confusion, draw_map
 
@@ -63,7 +64,7 @@ def encoded(run):
     loaded = kindred.load_run(run)
     datamodule = loaded.datamodule()
     datamodule.setup()
-    encoders = {"test": loaded.encoder, "untrained": untrained_encoder(loaded), "pixels": pixels}
+    encoders = {"test": loaded.encoder, "untrained": untrained_encoder(loaded), "pixels": datamodule.views.as_features}
     cpu = torch.device("cpu")
     return {name: encode(datamodule, images, name, encoders, cpu) for name, images in cut(datamodule).items()}
 
@@ -174,8 +175,8 @@ class SpoiltDigits(Digits):
         array = super().load(split)
         if split != "test":
             return array
-        noise = np.random.default_rng(0).integers(0, 256, array.images.shape, dtype=np.uint8)
-        return ImageArray(noise, (array.labels + 1) % 10)
+        noise = np.random.default_rng(0).integers(0, 256, array.array.shape, dtype=np.uint8)
+        return ArrayExamples(noise, (array.labels + 1) % 10)
 
 
 def test_test_images_and_labels_have_no_part_in_choosing(evaluated, run, tmp_path, monkeypatch):
@@ -306,11 +307,11 @@ def test_a_class_that_is_not_on_the_list_is_not_built(run, tmp_path, capsys, pla
 
 
 def test_a_source_without_labels_cannot_judge():
-    images = ArrayImages(ImageArray(np.zeros((3, 1, 2, 2), np.uint8), np.full(3, -1)), np.arange(3))
+    images = Subset(ArrayExamples(np.zeros((3, 1, 2, 2), np.uint8), np.full(3, -1)), np.arange(3), None)
     datamodule = SimpleNamespace(
         bank=images, query=images, monitor="val", test_dataset=lambda: images, source=SimpleNamespace(name="heap")
     )
-    with pytest.raises(ValueError, match="heap has no labelled train images"):
+    with pytest.raises(ValueError, match="heap has no labelled train examples"):
         cut(datamodule)
 
 
@@ -333,9 +334,9 @@ def test_k_is_cut_to_the_bank_and_the_first_of_equals_is_chosen():
 
 
 def test_pixels_are_averaged_down_to_32():
-    images = torch.arange(2 * 3 * 64 * 16, dtype=torch.float32).view(2, 3, 64, 16)
-    assert torch.equal(pixels(images), images.unflatten(2, (32, 2)).mean(dim=3).flatten(1))
-    assert torch.equal(pixels(images[:, :, :8]), images[:, :, :8].flatten(1))
+    images, views = torch.arange(2 * 3 * 64 * 16, dtype=torch.float32).view(2, 3, 64, 16), MultiView([View()], seed=0)
+    assert torch.equal(views.as_features(images), images.unflatten(2, (32, 2)).mean(dim=3).flatten(1))
+    assert torch.equal(views.as_features(images[:, :, :8]), images[:, :, :8].flatten(1))
 
 
 def test_encoded_features_can_be_trained_on(encoded):

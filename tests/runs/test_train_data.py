@@ -8,8 +8,8 @@ import pytest
 from children import start
 from PIL import Image
 
-from kindred.data.images.arrays import ImageArray
 from kindred.data.images.embedded import Digits
+from kindred.data.source import ArrayExamples
 from kindred.tracking.metrics_csv import read_metrics
 
 TINY = ["data.image_size=8", "data.batch_size=8", "views=small", "trainer.max_epochs=1", "data.eval_batch_size=16"]
@@ -23,7 +23,7 @@ class UnlabelledDigits(Digits):
     def load(self, split):
         if split == "train":
             train = super().load("train")
-            return ImageArray(train.images, np.full(len(train.labels), -1))
+            return ArrayExamples(train.array, np.full(len(train.labels), -1))
         return super().load({"bank": "train"}.get(split, split))
 
 

@@ -6,7 +6,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 from kindred.distributed import gather_uneven, rank, world_size
 
 BANK, QUERY = 0, 1  # the order of MultiViewDataModule.val_dataloader

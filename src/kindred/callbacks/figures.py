@@ -1,4 +1,4 @@
-"""views.png after the first epoch, curves.png and neighbours.png at the end of the run."""
+"""views.png after the first epoch, curves.png and neighbours.png at the end of the run; the pictures only of pictures."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from kindred.callbacks.feature_store import feature_store
 from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.loading import Subset
 from kindred.evaluation.knn import knn_search_sharded
 from kindred.tracking.metrics_csv import read_columns
 
@@ -44,9 +45,11 @@ class Figures(Callback):
         from kindred.tracking.figures import draw_views
 
         items = np.linspace(0, len(datamodule.train) - 1, self.images).astype(int)
-        batch = datamodule.train.train_items(items, epoch=0)
-        views = datamodule.views(batch.images, batch.index, 0)
-        draw_views(path, datamodule.train.__getitems__(items).images.numpy(), [view.numpy() for view in views])
+        batch, views = datamodule.train.train_items(items, epoch=0), datamodule.views
+        images = pictures(datamodule, datamodule.train, items)
+        if images is not None:
+            augmented = views.augment(batch.raw, batch.index, 0)
+            draw_views(path, images, [views.pictures(view).numpy() for view in augmented])
 
     def _neighbours(self, path: Path, trainer: Trainer) -> None:
         """Evenly spread queries, searched by all ranks, drawn by one."""
@@ -64,16 +67,23 @@ class Figures(Callback):
         from kindred.tracking.figures import draw_neighbours
 
         names = np.array([*datamodule.class_names, "unlabelled"])  # label -1 is the last
-        queries = datamodule.query.__getitems__(rows.tolist())
-        bank = datamodule.bank.__getitems__(nearest.ravel().tolist())
+        queries, bank = rows.cpu().numpy(), nearest.ravel()
+        if (images := pictures(datamodule, datamodule.query, queries)) is None:
+            return
         found = (
-            queries.images.numpy(),
-            names[queries.labels.numpy()],
-            bank.images.unflatten(0, nearest.shape).numpy(),
-            names[bank.labels.numpy()].reshape(nearest.shape),
+            images,
+            names[datamodule.query.labels[queries]],
+            pictures(datamodule, datamodule.bank, bank).reshape(*nearest.shape, *images.shape[1:]),
+            names[datamodule.bank.labels[bank]].reshape(nearest.shape),
             similarities,
         )
         draw_neighbours(path, *found)
         for logger in trainer.loggers:
             if log_neighbours := getattr(logger, "log_neighbours", None):
                 log_neighbours(*found)
+
+
+def pictures(datamodule: MultiViewDataModule, dataset: Subset, items: np.ndarray) -> np.ndarray | None:
+    """Examples as evaluation sees them, uint8 [B, C, H, W]; None if they are no pictures."""
+    drawn = datamodule.views.pictures(datamodule.views.plain(dataset.__getitems__(items).raw))
+    return None if drawn is None else drawn.numpy()

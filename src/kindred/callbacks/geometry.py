@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from kindred.callbacks.feature_store import feature_store
 from kindred.callbacks.record import due, record
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 from kindred.evaluation.geometry import alignment, effective_rank, tolerance, uniformity
 
 

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.functional import normalize
 
 from kindred.callbacks.feature_store import feature_store
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 
 
 class NonFiniteLossError(ArithmeticError):

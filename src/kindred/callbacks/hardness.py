@@ -6,7 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from kindred import distributed
 from kindred.callbacks.record import due, record
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 from kindred.evaluation.hardness import penalty_entropy
 from kindred.losses import class_groups, image_groups
 

@@ -4,22 +4,21 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from torch.nn.functional import adaptive_avg_pool2d
 
 from kindred.callbacks.feature_store import BANK, Features, feature_store
 from kindred.callbacks.record import record
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 from kindred.evaluation.accuracy import top_k_accuracies
 from kindred.evaluation.knn import knn_scores
 
-PIXEL_BANK = 100_000  # images; beyond this the pixels of the bank would not fit next to a training run
+INPUT_BANK = 100_000  # examples; beyond this the bank's inputs would not fit next to a training run
 
 
 class KNNCallback(Callback):
     """Logs `val/knn_top1` and `val/knn_top5` of the unaugmented query images against the bank.
 
-    The untrained encoder is evaluated too, at step 0, and with it the raw pixels (averaged down to at most 32x32):
-    without these base lines an accuracy says little.
+    The untrained encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...`: without these
+    base lines an accuracy says little.
 
     Args:
         k: neighbours that vote, k >= 1; cut to the size of the bank.
@@ -34,7 +33,7 @@ class KNNCallback(Callback):
         self.k = k
         self.temperature = temperature
         self.every_n_epochs = every_n_epochs
-        self._pixels: tuple[list, list] = ([], [])
+        self._inputs: tuple[list, list] = ([], [])
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         every = trainer.check_val_every_n_epoch
@@ -53,10 +52,10 @@ class KNNCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.global_step == 0 and len(trainer.datamodule.bank) <= PIXEL_BANK:
-            images = batch.views[0]
-            size = [min(32, side) for side in images.shape[2:]]
-            self._pixels[dataloader_idx].append(adaptive_avg_pool2d(images, size).flatten(1))
+        if trainer.global_step == 0 and len(trainer.datamodule.bank) <= INPUT_BANK:
+            features = trainer.datamodule.views.as_features(batch.views[0])
+            if features is not None:
+                self._inputs[dataloader_idx].append(features)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
@@ -65,13 +64,13 @@ class KNNCallback(Callback):
         store = feature_store(trainer)
         split = trainer.datamodule.monitor
         record(trainer, self._accuracies(f"{split}/knn", store.bank, store.query, trainer))
-        if self._pixels[BANK]:
+        if self._inputs[BANK]:
             bank, query = (
-                features._replace(features=torch.cat(pixels))
-                for features, pixels in zip((store.bank, store.query), self._pixels, strict=True)
+                features._replace(features=torch.cat(inputs))
+                for features, inputs in zip((store.bank, store.query), self._inputs, strict=True)
             )
             record(trainer, self._accuracies("pixels/knn", bank, query, trainer))
-            self._pixels = ([], [])
+            self._inputs = ([], [])
 
     def _accuracies(self, name: str, bank: Features, query: Features, trainer: Trainer) -> dict[str, Any]:
         query = query.gathered()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kindred.callbacks.feature_store import Features, feature_store
 from kindred.callbacks.record import record
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 from kindred.data.order import permutation
 from kindred.distributed import world_size
 from kindred.evaluation.accuracy import top_k_accuracies

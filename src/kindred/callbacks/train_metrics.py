@@ -6,7 +6,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from kindred.callbacks.record import due, record
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 from kindred.evaluation.geometry import pair_similarity
 from kindred.evaluation.information import info_nce_bound
 

@@ -1,62 +1,67 @@
-"""Which images a rank reads, in which order, and how many of them it has read."""
+"""Which examples a rank reads, in which order, and how many of them it has read."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kindred.data.images.arrays import ImageArray
 from kindred.data.order import permutation
+from kindred.data.source import Examples
+from kindred.data.views import Views
 
 
 class Batch(NamedTuple):
     """What loaders yield. `index` is the position in the source's split (in train: before val is cut from it)."""
 
-    images: Tensor  # uint8 [B, C, H, W], or [B, V, C, h, w] where the loader's workers have cropped already
+    raw: Tensor  # [B, ...], as the source has it
     labels: Tensor  # int64 [B], -1: unlabelled
     index: Tensor  # int64 [B]
 
 
-class Images(Protocol):
-    """A dataset that is read a batch at a time; items are positions in the dataset, not in the source."""
+class ViewBatch(NamedTuple):
+    """What methods see. Training: V augmented views; evaluation: one, unaugmented."""
 
-    labels: np.ndarray  # int64 [N]
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, items: Any) -> Batch: ...
-
-    def train_items(self, items: np.ndarray, epoch: int) -> Batch: ...
+    views: tuple[Tensor, ...]  # V times [B, ...]
+    labels: Tensor  # int64 [B], -1: unlabelled
+    index: Tensor  # int64 [B]
 
 
-class ArrayImages:
-    """Some images of an array, chosen by `positions` (int64 [N]); the array itself is not copied."""
+class Subset:
+    """Some examples of a source, chosen by `positions` (int64 [N]) and read a batch at a time; nothing is copied.
 
-    def __init__(self, array: ImageArray, positions: np.ndarray):
-        self.array, self.positions = array, positions
+    Items are positions in the subset, not in the source.
+    """
+
+    def __init__(self, examples: Examples, positions: np.ndarray, views: Views):
+        self.examples, self.positions, self.views = examples, positions, views
 
     @property
     def labels(self) -> np.ndarray:
-        return self.array.labels[self.positions]
+        """int64 [N], -1: unlabelled"""
+        return self.examples.labels[self.positions]
 
     def __len__(self) -> int:
         return len(self.positions)
 
+    def part(self, items: np.ndarray) -> "Subset":
+        """Some of them."""
+        return Subset(self.examples, self.positions[items], self.views)
+
     def __getitems__(self, items: Any) -> Batch:
-        """`items`: list of ints or integer array [B]."""
-        batch = self.train_items(items, epoch=0)
-        margin, (height, width) = self.array.margin, batch.images.shape[2:]
-        inner = batch.images[:, :, margin : height - margin, margin : width - margin]
-        return batch._replace(images=inner.contiguous())
+        """As evaluation sees them; `items`: list of ints or integer array [B]."""
+        positions = self.positions[items]
+        return self._batch(self.examples.read(positions), positions)
 
     def train_items(self, items: Any, epoch: int) -> Batch:
-        """In memory an epoch's images are any epoch's: the crops are made on the device."""
+        """As training reads them in an epoch."""
         positions = self.positions[items]
-        images = self.array.images.take(positions, axis=0)  # [positions] takes longer where images are large
-        return Batch(*map(torch.from_numpy, (images, self.array.labels[positions], positions)))
+        return self._batch(self.examples.read_train(positions, epoch, self.views), positions)
+
+    def _batch(self, raw: np.ndarray, positions: np.ndarray) -> Batch:
+        return Batch(*map(torch.from_numpy, (raw, self.examples.labels[positions], positions)))
 
 
 class EpochItems(NamedTuple):
@@ -94,7 +99,7 @@ class GlobalBatches:
 
 
 class DealtBatches:
-    """Evaluation: the images dealt to the ranks like cards, none twice. The j-th of rank r is image r + j * W."""
+    """Evaluation: the examples dealt to the ranks like cards, none twice. The j-th of rank r is example r + j * W."""
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1):
         self.items = np.arange(rank, size, world_size)
@@ -129,7 +134,7 @@ class TrainLoader(Loader):
     The state counts the batches handed out, not those that workers have prefetched.
     """
 
-    def __init__(self, dataset: Images, batches: GlobalBatches, **options: Any):
+    def __init__(self, dataset: Subset, batches: GlobalBatches, **options: Any):
         super().__init__(_TrainItems(dataset), batches, **options)
         self.sampler = batches  # Lightning looks for `.sampler.set_epoch`
         self._epoch, self._handed_out = 0, 0
@@ -160,7 +165,7 @@ class TrainLoader(Loader):
 class _TrainItems:
     """Reads what GlobalBatches asks for."""
 
-    def __init__(self, dataset: Images):
+    def __init__(self, dataset: Subset):
         self.dataset = dataset
 
     def __len__(self) -> int:

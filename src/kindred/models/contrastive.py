@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kindred.data.datamodule import ViewBatch
+from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.loading import ViewBatch
 from kindred.distributed import world_size
 from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
 from kindred.optimisers.parameter_groups import parameter_groups
@@ -22,12 +23,14 @@ class ContrastiveModule(lightning.LightningModule):
     """Base of the methods. A method overrides `contrast`, and that only.
 
     Args:
-        encoder: images [B, C, H, W] -> features [B, F], with the attribute `num_features` (F).
+        encoder: inputs [B, ...] -> features [B, F], with the attribute `num_features` (F).
         optimizer: parameter groups -> optimiser; its `weight_decay` spares norms and biases.
         temperature: tau > 0, what similarities are divided by, or what gives it (`kindred.temperature`).
         warmup_epochs: epochs of linear warm-up before the cosine, cut to the run's length.
         loss: what contrasts kin with the rest (`kindred.losses.choose`).
     """
+
+    min_views = 2  # of each example
 
     def __init__(
         self,
@@ -57,24 +60,27 @@ class ContrastiveModule(lightning.LightningModule):
         self.loss = loss
         self._step: dict[str, Any] = {}  # what the callbacks may observe of the running step
 
-    def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The method itself.
 
         Args:
-            views: V views [B, C, H, W] of the same B images, this rank's share of the global batch.
-            labels: [B] int64, -1 where there is none.
+            batch: V views [B, ...] of the same B examples, their labels and index: this rank's share of the global batch.
 
         Returns:
             The loss, a mean over this rank's anchors, and detached scalars to log as `train/<name>`.
         """
         raise NotImplementedError
 
-    def check(self, batch_size: int, ranks: int) -> None:
-        """Refuse settings that do not fit the global batch or the number of ranks, before anything is launched."""
+    def check(self, datamodule: MultiViewDataModule, ranks: int) -> None:
+        """Refuse settings that do not fit the data or the number of ranks, before anything is launched."""
+        if (views := len(datamodule.views)) < self.min_views:
+            raise ValueError(
+                f"views.views has {views} view(s) of each example: {type(self).__name__} contrasts at least {self.min_views}"
+            )
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> the representation that is judged and exported [B, F]."""
-        return self.encoder(images)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs [B, ...] -> the representation that is judged and exported [B, F]."""
+        return self.encoder(inputs)
 
     @property
     def temperature(self) -> float | Tensor:
@@ -82,8 +88,16 @@ class ContrastiveModule(lightning.LightningModule):
         return self.tau(self.global_step / self.steps_per_epoch if self.global_step else 0.0)
 
     def encode(self, views: tuple[Tensor, ...]) -> Tensor:
-        """V views [B, C, H, W] -> features [V, B, F] in one pass, which batch norm sees as one batch."""
-        features = self.encoder(torch.cat(views)).unflatten(0, (len(views), -1))
+        """V views [B, ...] -> features [V, B, F], all views of one size in one pass: to batch norm they are one batch."""
+        by_size: dict[torch.Size, list[int]] = {}
+        for number, view in enumerate(views):
+            by_size.setdefault(view.shape, []).append(number)
+        encoded: dict[int, Tensor] = {}
+        for numbers in by_size.values():
+            features = self.encoder(torch.cat([views[number] for number in numbers])).unflatten(0, (len(numbers), -1))
+            encoded |= zip(numbers, features, strict=True)
+        if len(by_size) > 1:
+            features = torch.stack([encoded[number] for number in range(len(views))])
         self._step["features"] = features.detach()
         return features
 
@@ -101,7 +115,7 @@ class ContrastiveModule(lightning.LightningModule):
         images are kin, groups [B] says which.
         """
         self._step = {}
-        loss, logs = self.contrast(batch.views, batch.labels)
+        loss, logs = self.contrast(batch)
         with torch.no_grad():
             self._step["temperature"] = self.temperature  # after the step it is another one
         views, images = self._step["projections"].shape[:2]
@@ -111,7 +125,7 @@ class ContrastiveModule(lightning.LightningModule):
         return {"loss": loss, "labels": batch.labels, "logs": {"loss": loss.detach(), **logs}, **self._step}
 
     def validation_step(self, batch: ViewBatch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Features [B, F] and projections [B, D] of unaugmented images; the FeatureStore callback keeps them."""
+        """Features [B, F] and projections [B, D] of unaugmented examples; the FeatureStore callback keeps them."""
         features = self(batch.views[0])
         return {"features": features, "projections": self.projector(features)}
 

@@ -9,25 +9,25 @@ from kindred.distributed import gather, rank, world_size
 
 
 @torch.no_grad()
-def encode_in_splits(encoder: nn.Module, images: Tensor, splits: int, *key: int) -> Tensor:
+def encode_in_splits(encoder: nn.Module, view: Tensor, splits: int, *key: int) -> Tensor:
     """Encode the global batch in `splits` groups, each normalised by itself (shuffling BN; MoCo, arXiv:1911.05722, 3.3).
 
-    A query and its key in one group of batch norm share its statistics, and the network can cheat with them. Images are
+    A query and its key in one group of batch norm share its statistics, and the network can cheat with them. Examples are
     permuted over the global batch as a function of `key`, cut into groups, and each rank encodes its share of the groups.
 
     Args:
         encoder: its SyncBatchNorm layers, if any, must be local (`make_local`).
-        images: [B, C, H, W], this rank's share.
+        view: [B, ...], this rank's share.
         splits: groups, a multiple of the number of ranks and a divisor of the global batch.
         key: integers that say which permutation; the same on every rank.
 
     Returns:
-        [B, D], in the order of `images`.
+        [B, D], in the order of `view`.
     """
-    ranks, batch = world_size(), len(images)
-    order = torch.from_numpy(permutation(ranks * batch, *key)).to(images.device, non_blocking=True)
+    ranks, batch = world_size(), len(view)
+    order = torch.from_numpy(permutation(ranks * batch, *key)).to(view.device, non_blocking=True)
     own = order.chunk(ranks)[rank()]
-    everything = gather(images)
+    everything = gather(view)
     keys = gather(torch.cat([encoder(everything[group]) for group in own.chunk(splits // ranks)]))
     return torch.empty_like(keys).index_copy_(0, order, keys)[rank() * batch : (rank() + 1) * batch]
 

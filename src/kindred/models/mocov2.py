@@ -16,6 +16,8 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn, no_grad
 from torch.optim import Optimizer
 
+from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.loading import ViewBatch
 from kindred.losses import BY_QUEUE, choose
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule
@@ -76,7 +78,8 @@ class MoCoV2(ContrastiveModule):
         self.symmetric = symmetric
         self.key_batch_splits = key_batch_splits
 
-    def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        views = batch.views
         asked = views[:2] if self.symmetric else views[:1]
         answering = (views[1], views[0]) if self.symmetric else views[1:2]
         queries = self.embed(self.projector, self.encode(asked))  # q [1 or 2, B, D]
@@ -89,11 +92,11 @@ class MoCoV2(ContrastiveModule):
         return sum(losses) / len(losses), {"queue_fill": len(self.queue) / len(self.queue.features)}
 
     @no_grad()
-    def encode_keys(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> keys [B, D], normalised in as many groups as was asked for."""
+    def encode_keys(self, view: Tensor) -> Tensor:
+        """A view [B, ...] -> keys [B, D], normalised in as many groups as was asked for."""
         if self.key_batch_splits == 1:
-            return self.key_encoder(images)
-        return encode_in_splits(self.key_encoder, images, self.key_batch_splits, self.queue.written)
+            return self.key_encoder(view)
+        return encode_in_splits(self.key_encoder, view, self.key_batch_splits, self.queue.written)
 
     def on_after_backward(self) -> None:
         # Only now: in the symmetric form a key enqueued before the loss would be its own image's negative.
@@ -112,8 +115,9 @@ class MoCoV2(ContrastiveModule):
         if self.key_batch_splits > 1:
             make_local(self.key_encoder)
 
-    def check(self, batch_size: int, ranks: int) -> None:
-        super().check(batch_size, ranks)
+    def check(self, datamodule: MultiViewDataModule, ranks: int) -> None:
+        super().check(datamodule, ranks)
+        batch_size = datamodule.batch_size
         keys, size = batch_size * (2 if self.symmetric else 1), len(self.queue.features)
         if size < keys:
             raise ValueError(f"model.queue_size is {size}, but a step brings {keys} keys: make it that or more")

@@ -10,6 +10,7 @@ from lightly.models.modules.heads import NNCLRPredictionHead, NNCLRProjectionHea
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kindred.data.loading import ViewBatch
 from kindred.distributed import sum_over_ranks, world_size
 from kindred.losses import BY_NEIGHBOUR, choose, image_contrast
 from kindred.memory import FeatureQueue
@@ -48,8 +49,8 @@ class NNCLR(ContrastiveModule):
         # The same on every rank without being sent.
         self._ddp_params_and_buffers_to_ignore = ["support.features", "support.labels"]
 
-    def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        first, second = self.embed(self.projector, self.encode(views[:2]))  # z1, z2 [B, D]
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        first, second = self.embed(self.projector, self.encode(batch.views[:2]))  # z1, z2 [B, D]
         both = torch.cat([first, second])
         predicted_first, predicted_second = self.predictor(both).chunk(2)  # p1, p2
         neighbours, classes = self.neighbours(both)
@@ -58,10 +59,10 @@ class NNCLR(ContrastiveModule):
             image_contrast(neighbours_first, predicted_second, self.temperature, self.loss)
             + image_contrast(neighbours_second, predicted_first, self.temperature, self.loss)
         ) / 2
-        self.entering = (first.detach(), labels)
+        self.entering = (first.detach(), batch.labels)
         self._step["candidates"] = world_size() * len(first)
         fill = len(self.support) / len(self.support.features)
-        return loss, {"nn_match": matching_share(classes[: len(labels)], labels), "support_fill": fill}
+        return loss, {"nn_match": matching_share(classes[: len(first)], batch.labels), "support_fill": fill}
 
     @torch.no_grad()
     def neighbours(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:

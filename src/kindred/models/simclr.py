@@ -9,6 +9,7 @@ from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kindred.data.loading import ViewBatch
 from kindred.losses import BY_GROUP, choose, contrast_images
 from kindred.models.contrastive import ContrastiveModule
 from kindred.temperature import Temperature
@@ -39,7 +40,7 @@ class SimCLR(ContrastiveModule):
         super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options))
         self.projector = SimCLRProjectionHead(encoder.num_features, hidden_dim, projection_dim)
 
-    def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.encode(views)  # h = f(x) [V, B, F]
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        features = self.encode(batch.views)  # h = f(x) [V, B, F]
         embeddings = self.embed(self.projector, features)  # z = g(h) [V, B, D]
         return contrast_images(embeddings, self.temperature, self.loss), {}

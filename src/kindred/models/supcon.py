@@ -9,6 +9,7 @@ from lightly.models.modules.heads import MoCoProjectionHead
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kindred.data.loading import ViewBatch
 from kindred.losses import BY_GROUP, choose, contrast_classes
 from kindred.models.contrastive import ContrastiveModule
 from kindred.temperature import Temperature
@@ -45,8 +46,8 @@ class SupCon(ContrastiveModule):
                 "choose another model (simclr, mocov2, nnclr) or labelled data"
             )
 
-    def contrast(self, views: tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.encode(views)  # r = Enc(x) [V, B, F]
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        features = self.encode(batch.views)  # r = Enc(x) [V, B, F]
         embeddings = self.embed(self.projector, features)  # z = Proj(r) [V, B, D]
-        self._step["groups"] = labels
-        return contrast_classes(embeddings, labels, self.temperature, self.loss), {}
+        self._step["groups"] = batch.labels
+        return contrast_classes(embeddings, batch.labels, self.temperature, self.loss), {}

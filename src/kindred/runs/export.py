@@ -13,30 +13,14 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from kindred.config import ConfigError, build, nodes
+from kindred.data.images.normalisation import NormalizedEncoder
 from kindred.files import write_atomically
 from kindred.runs.model_card import FILES, model_card
 from kindred.runs.run import Run
 from kindred.runs.trust import TRUSTED
 
 TOLERANCE = 1e-4  # of the features of an exported file
-
-
-class NormalizedEncoder(nn.Module):
-    """An encoder that normalises its images itself: float32 [B, C, S, S] in [0, 1] -> features [B, F].
-
-    Args:
-        encoder: normalised images [B, C, S, S] -> features [B, F].
-        mean, std: per channel, of pixels in [0, 1].
-    """
-
-    def __init__(self, encoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.encoder((images - self.mean) / self.std)
+EXAMPLES = 7  # inputs that it is tried on
 
 
 def export(run: Run, format: str, output: Path | None = None, license: str = "unknown") -> Path:
@@ -53,32 +37,35 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
         RuntimeError: the file's features differ from the run's by more than 1e-4.
     """
     output = run.path / "export" if output is None else output
-    source, size = run.datamodule().source, run.config.data.image_size
-    encoder = NormalizedEncoder(run.encoder, source.mean, source.std).eval()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(7, run.config.data.channels, size, size, generator=generator)
+    datamodule = run.datamodule()
+    views = datamodule.views
+    encoder = views.exported(run.encoder).eval()
+    inputs = views.example_inputs(EXAMPLES)
+    if inputs is None:
+        datamodule.setup()
+        inputs = views.plain(datamodule.bank.__getitems__(range(EXAMPLES)).raw)
     output.mkdir(parents=True, exist_ok=True)
     path = output / FILES[format]
     temporary = output / f".{os.getpid()}-{path.name}"
     try:
         features = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[format](
-            encoder, images, temporary, run
+            encoder, inputs, temporary, run
         )
         with torch.inference_mode():
-            difference = max(float((features(part) - encoder(part)).abs().max()) for part in (images, images[:1]))
+            difference = max(float((features(part) - encoder(part)).abs().max()) for part in (inputs, inputs[:1]))
         if not difference <= TOLERANCE:
             raise RuntimeError(f"{path.name}: features differ from the run's by {difference:.1e}, not {TOLERANCE:.0e}")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    write_atomically(output / "README.md", model_card(run, output, source, license))
+    write_atomically(output / "README.md", model_card(run, output, inputs, license))
     return path
 
 
-def load_encoder(path: str | Path, trust: Sequence[str] = ()) -> NormalizedEncoder:
+def load_encoder(path: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     """The encoder in encoder.safetensors, in eval mode: images float32 [B, C, S, S] in [0, 1] -> features [B, F].
 
-    Nothing in the file is executed: it says which class to build, which must be among kindred.runs.run.TRUSTED or `trust`.
+    Nothing in the file is executed: it says which class to build, which must be among kindred.runs.trust.TRUSTED or `trust`.
 
     Raises:
         ConfigError: a class that is not trusted, or a file that Kindred did not write.
@@ -99,14 +86,14 @@ def load_encoder(path: str | Path, trust: Sequence[str] = ()) -> NormalizedEncod
                 f"{place}._target_: {node._target_!r} of {path} is not among the classes that may be built from a file; "
                 f"if you trust it: load_encoder(path, trust=[{node._target_!r}])"
             )
-    encoder = NormalizedEncoder(
-        build(config, "encoder"), state["mean"].flatten().tolist(), state["std"].flatten().tolist()
-    )
+    encoder = build(config, "encoder")
+    if {"mean", "std"} == {name for name in state if not name.startswith("encoder.")}:
+        encoder = NormalizedEncoder(encoder, state["mean"].flatten().tolist(), state["std"].flatten().tolist())
     encoder.load_state_dict(state)
     return encoder.eval()
 
 
-def _safetensors(encoder: NormalizedEncoder, images: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+def _safetensors(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
     """Writes `path`; what reads images with it."""
     from safetensors.torch import save
 
@@ -116,7 +103,7 @@ def _safetensors(encoder: NormalizedEncoder, images: Tensor, path: Path, run: Ru
     return load_encoder(path, trust=run.trust)
 
 
-def _onnx(encoder: NormalizedEncoder, images: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+def _onnx(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
     try:
         import onnx
         import onnxruntime
@@ -127,21 +114,20 @@ def _onnx(encoder: NormalizedEncoder, images: Tensor, path: Path, run: Run) -> C
         ) from error
     torch.onnx.export(
         encoder,
-        (images,),
+        (inputs,),
         path,
         dynamo=True,
         verbose=False,
         external_data=False,  # one file
         input_names=["images"],
         output_names=["features"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _torch_export(encoder: NormalizedEncoder, images: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
-    shapes = {"images": {0: torch.export.Dim("batch")}}
-    torch.export.save(torch.export.export(encoder, (images,), dynamic_shapes=shapes), path)
+def _torch_export(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+    torch.export.save(torch.export.export(encoder, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},)), path)
     return torch.export.load(path).module()

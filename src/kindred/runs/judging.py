@@ -51,10 +51,10 @@ def evaluate(
     """
     import torch
 
-    from kindred.callbacks.knn import PIXEL_BANK
+    from kindred.callbacks.knn import INPUT_BANK
     from kindred.evaluation.accuracy import confusion_matrix, top_k_accuracies
     from kindred.evaluation.judge import judge
-    from kindred.runs.features import cut, encode, pixels
+    from kindred.runs.features import cut, encode
 
     started = time.perf_counter()
     if not 0 < labels <= 1:
@@ -69,8 +69,9 @@ def evaluate(
     encoders = {name: encoder.to(device) for name, encoder in encoders.items() if encoder is not None}
     datamodule.setup()
     splits = cut(datamodule, labels, seed)
-    if len(splits["train"]) <= PIXEL_BANK:
-        encoders = {"pixels": pixels, **encoders}
+    raw = datamodule.test_dataset().part(np.arange(1)).__getitems__([0]).raw
+    if len(splits["train"]) <= INPUT_BANK and datamodule.views.as_features(datamodule.views.plain(raw)) is not None:
+        encoders = {"pixels": datamodule.views.as_features, **encoders}
     encoded = {name: encode(datamodule, images, name, encoders, device) for name, images in splits.items()}
 
     result = {
@@ -117,7 +118,7 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Mul
     """The DataModule of configs/data/<data>.yaml, whose images the encoder of `run` must be able to read."""
     config = compose([f"data={data}", *overrides])
     check(config)
-    expected, given = run.config.data.channels, config.data.channels
+    expected, given = run.config.data.get("channels"), config.data.get("channels")
     if given != expected:
         raise ConfigError(
             f"--data {data}: its images have {given} channel(s) (data.channels), the encoder of {run.path} reads {expected}"

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from kindred.runs.run import Run
 
 if TYPE_CHECKING:
-    from kindred.data.source import Source
+    from torch import Tensor
 
 FILES = {"safetensors": "encoder.safetensors", "onnx": "encoder.onnx", "torch-export": "encoder.pt2"}
 LOADING = {
@@ -52,12 +52,12 @@ features = encoder(images)
 }
 
 
-def model_card(run: Run, output: Path, source: "Source", license: str) -> str:
+def model_card(run: Run, output: Path, inputs: "Tensor", license: str) -> str:
     """The text of README.md for the files in `output`.
 
     Args:
         run: with evaluation.json, if it has been evaluated: its figures are in the card.
-        source: of the images; its mean and deviation are inside the files.
+        inputs: such as the files take, [N, ...].
         license: of the weights.
     """
     config, data, choices = run.config, run.config.data, run.config.choices
@@ -69,15 +69,17 @@ def model_card(run: Run, output: Path, source: "Source", license: str) -> str:
         "epochs": f"{run.summary['epoch']:g}",
         "batch size": data.batch_size,
         "seed": config.seed,
-        "mean": list(source.mean),
-        "standard deviation": list(source.std),
     }
-    shape = f"[B, {data.channels}, {data.image_size}, {data.image_size}]"
+    shape = f"{str(inputs.dtype).removeprefix('torch.')} [B, {', '.join(map(str, inputs.shape[1:]))}], any B"
+    if "image_size" in data:
+        source = run.datamodule().source
+        settings |= {"mean": list(source.mean), "standard deviation": list(source.std)}
+        shape += ", values in [0, 1]"
     sections = [
         f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---",
         f"# {choices.model} on {choices.data}",
-        f"An encoder of images that was trained by contrast. In: float32 {shape}, any B, values in [0, 1]. Out: features "
-        f"[B, {run.encoder.num_features}]. Normalisation is inside. {_resizing(data)}",
+        f"An encoder that was trained by contrast. In: {shape}. Out: features [B, {run.encoder.num_features}]. "
+        + (f"Normalisation is inside. {_resizing(data)}" if "image_size" in data else ""),
         _table("setting", settings),
         "## How good it is",
         *_results(run),

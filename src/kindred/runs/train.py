@@ -44,7 +44,7 @@ def train(config: DictConfig) -> dict[str, float]:
     if config.init_from is not None:
         load_encoder_weights(module.encoder, Path(config.init_from))
     datamodule.check_batch_size(ranks)
-    module.check(datamodule.batch_size, ranks)
+    module.check(datamodule, ranks)
 
     directory = run_directory(config)
     last = directory / "checkpoints" / "last.ckpt"

@@ -4,6 +4,7 @@
 TRUSTED = frozenset(
     {
         "kindred.data.datamodule.MultiViewDataModule",
+        "kindred.data.images.datamodule.ImageDataModule",
         "kindred.data.images.folder.ImageFolder",
         "kindred.data.images.embedded.Digits",
         "kindred.data.images.embedded.Photos",

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from kindred.data.datamodule import ViewBatch
+from kindred.data.loading import ViewBatch
 from kindred.training.stop_signals import StopSignals
 
 

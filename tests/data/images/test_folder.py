@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from kindred.data.cache import build_once
-from kindred.data.datamodule import MultiViewDataModule
 from kindred.data.images import decoding
 from kindred.data.images import folder as imagefolder
-from kindred.data.images.arrays import ImageArray, ImageFiles
+from kindred.data.images.datamodule import ImageDataModule
+from kindred.data.images.files import ImageFiles
 from kindred.data.images.folder import ImageFolder
-from kindred.data.images.streaming import FileImages
 from kindred.data.images.views import MultiView, View
-from kindred.data.loading import ArrayImages
+from kindred.data.loading import Subset
+from kindred.data.source import ArrayExamples
 
 
 def write(path, seed, size=(40, 30), mode="RGB"):
@@ -53,12 +53,12 @@ def test_cache_equals_decoding_each_file_with_torchvision(root):
     from torchvision.transforms import v2
 
     source, array = load(root)
-    assert isinstance(array, ImageArray)
-    assert array.images.dtype == np.uint8
+    assert isinstance(array, ArrayExamples)
+    assert array.array.dtype == np.uint8
     assert array.labels.tolist() == [0] * 4 + [1] * 4
     assert source.class_names == ["cat", "dog"]
     transform = v2.Compose([v2.Resize(16), v2.CenterCrop(16)])
-    for image, name in zip(array.images, source._list("train").names, strict=True):
+    for image, name in zip(array.array, source._list("train").names, strict=True):
         reference = transform(Image.open(root / "train" / name.decode()).convert("RGB"))
         assert (image == np.asarray(reference).transpose(2, 0, 1)).all()
 
@@ -74,7 +74,7 @@ def test_centre_is_torchvisions(size):
 
 def test_grey(root):
     _, array = load(root, channels=1, mean=[0.5], std=[0.2])
-    assert array.images.shape == (8, 1, 16, 16)
+    assert array.array.shape == (8, 1, 16, 16)
 
 
 def test_parallel_decoding_equals_serial(tmp_path, monkeypatch):
@@ -88,7 +88,7 @@ def test_parallel_decoding_equals_serial(tmp_path, monkeypatch):
         source, array = load(root, image_size=8, cache_dir=tmp_path / cache, on_bad_image="skip")
         assert source.skipped == 1
         cached.append(array)
-    assert (cached[0].images == cached[1].images).all()
+    assert (cached[0].array == cached[1].array).all()
     assert (cached[0].labels == cached[1].labels).all()
 
 
@@ -116,8 +116,8 @@ def test_second_start_decodes_nothing(root, monkeypatch):
     seen = decoded(monkeypatch)
     _, again = load(root)
     assert not seen
-    assert (before.images == again.images).all()
-    assert isinstance(again.images.base.base, np.memmap)  # of which it is a slice
+    assert (before.array == again.array).all()
+    assert isinstance(again.array.base.base, np.memmap)  # of which it is a slice
 
 
 @pytest.mark.parametrize("change", ["content", "time", "added", "removed", "renamed"])
@@ -138,7 +138,7 @@ def test_cache_follows_the_files(root, monkeypatch, change):
         file.rename(file.with_name("8.PNG"))
     seen = decoded(monkeypatch)
     _, array = load(root)
-    assert len(seen) == len(array.images) == {"added": 9, "removed": 7}.get(change, 8)  # and test/ is left alone
+    assert len(seen) == len(array.array) == {"added": 9, "removed": 7}.get(change, 8)  # and test/ is left alone
     assert len(list((root / ".kindred").glob("train-*"))) == 1  # the outdated one is gone
 
 
@@ -166,7 +166,7 @@ def test_an_interrupted_build_leaves_no_cache(root, monkeypatch, failure):
         with pytest.raises(failure):
             load(root)
     assert not list((root / ".kindred").iterdir())
-    assert len(load(root)[1].images) == 8
+    assert len(load(root)[1].array) == 8
 
 
 def test_a_killed_build_is_not_taken_for_a_cache(tmp_path):
@@ -213,7 +213,7 @@ def test_packed_space_is_counted_at_the_packed_size(root, monkeypatch):
         load(root, pack=24)
     assert not list((root / ".kindred").iterdir())
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=8 * 3 * 24 * 24))
-    assert len(load(root, pack=24)[1].images) == 8
+    assert len(load(root, pack=24)[1].array) == 8
 
 
 # Packed: stored larger than they are looked at
@@ -222,15 +222,15 @@ def test_packed_space_is_counted_at_the_packed_size(root, monkeypatch):
 @pytest.mark.parametrize("stream", [False, True])
 def test_packed_squares_are_pillows(root, monkeypatch, stream):
     source, array = load(root, pack=24, stream=stream)
-    assert array.images.shape == (8, 3, 24, 24)
-    for image, name in zip(array.images, source._list("train").names, strict=True):
+    assert array.array.shape == (8, 3, 24, 24)
+    for image, name in zip(array.array, source._list("train").names, strict=True):
         original = Image.open(root / "train" / name.decode()).convert("RGB")
         resized = original.resize((32, 24), Image.Resampling.BILINEAR)  # of 40 x 30
         assert (image == np.asarray(resized.crop((4, 0, 28, 24))).transpose(2, 0, 1)).all()
     seen = decoded(monkeypatch)
     _, again = load(root, pack=24, stream=stream)
     assert not seen
-    assert (again.images == array.images).all()
+    assert (again.array == array.array).all()
 
 
 def test_packed_images_are_evaluated_as_streamed_ones(tmp_path):
@@ -238,9 +238,9 @@ def test_packed_images_are_evaluated_as_streamed_ones(tmp_path):
     for i, size in enumerate([(40, 30), (30, 41), (77, 32), (28, 91), (32, 32), (33, 50)]):
         write(tmp_path / "train" / "x" / f"{i}.png", i, size)
     everything = np.arange(6)
-    packed = ArrayImages(load(tmp_path, image_size=28, pack=32)[1], everything)
     views = MultiView([View(size=28), View(size=28)], seed=0)
-    streamed = FileImages(load(tmp_path, image_size=28, stream=True)[1], everything, views, 28, 3)
+    packed = Subset(load(tmp_path, image_size=28, pack=32)[1], everything, views)
+    streamed = Subset(load(tmp_path, image_size=28, stream=True)[1], everything, views)
     for items in ([5, 0, 3], [1, 2, 4]):
         for ours, theirs in zip(packed.__getitems__(items), streamed.__getitems__(items), strict=True):
             assert torch.equal(ours, theirs)
@@ -249,20 +249,20 @@ def test_packed_images_are_evaluated_as_streamed_ones(tmp_path):
 def test_packed_images_train_whole_and_a_batch_at_a_time(root):
     _, array = load(root, image_size=14, pack=16)
     positions = np.array([7, 2, 4])
-    batch = ArrayImages(array, positions).train_items(np.array([2, 0]), epoch=3)
-    assert (batch.images.numpy() == array.images[[4, 7]]).all()
+    batch = Subset(array, positions, None).train_items(np.array([2, 0]), epoch=3)
+    assert (batch.raw.numpy() == array.array[[4, 7]]).all()
     assert batch.labels.tolist() == [1, 1]
     assert batch.index.tolist() == [4, 7]
-    assert batch.images.is_contiguous()
+    assert batch.raw.is_contiguous()
 
 
 def test_packed_images_through_the_datamodule(root):
     source = ImageFolder(str(root), image_size=14, pack=16)
     views = MultiView([View(size=14), View(size=14)], seed=0)
-    data = MultiViewDataModule(source, views, batch_size=4, image_size=14, channels=3, val_size=2)
+    data = ImageDataModule(source, views, batch_size=4, image_size=14, channels=3, val_size=2)
     data.setup()
-    assert next(iter(data.train_dataloader())).images.shape == (4, 3, 16, 16)
-    assert next(iter(data.val_dataloader()[1])).images.shape == (2, 3, 14, 14)
+    assert next(iter(data.train_dataloader())).raw.shape == (4, 3, 16, 16)
+    assert next(iter(data.val_dataloader()[1])).raw.shape == (2, 3, 14, 14)
 
 
 def test_skipped_images_leave_no_gap_in_a_pack(root):
@@ -271,7 +271,7 @@ def test_skipped_images_leave_no_gap_in_a_pack(root):
     truncate(root / "train" / "dog" / "2.webp")
     source, rest = load(root, pack=24, on_bad_image="skip")
     assert source.skipped == 2
-    assert (rest.images == np.delete(whole.images, [1, 6], axis=0)).all()
+    assert (rest.array == np.delete(whole.array, [1, 6], axis=0)).all()
     assert rest.labels.tolist() == [0] * 3 + [1] * 3
 
 
@@ -305,7 +305,7 @@ def test_rows_of_skipped_images_are_removed(root):
     _, whole = load(root)
     truncate(root / "train" / "cat" / "1.PNG")
     _, rest = load(root, on_bad_image="skip")
-    assert (rest.images == np.delete(whole.images, 1, axis=0)).all()
+    assert (rest.array == np.delete(whole.array, 1, axis=0)).all()
 
 
 def test_bad_image_is_named(root):
@@ -397,6 +397,6 @@ def test_second_start_with_60_000_files_is_quick():
     start = time.perf_counter()
     _, array = load("data/cifar10-jpg", image_size=32)
     seconds = time.perf_counter() - start
-    assert array.images.shape == (50_000, 3, 32, 32)
+    assert array.array.shape == (50_000, 3, 32, 32)
     assert (np.bincount(array.labels) == 5000).all()
     assert seconds < 2

@@ -84,7 +84,7 @@ def test_photo_patches_lie_in_the_photographs(photos):
 @pytest.mark.parametrize("name", ["photos", "digits"])
 def test_mean_and_deviation_are_the_train_splits(name, request):
     source = request.getfixturevalue(name)
-    pixels = source.load("train").images / 255
+    pixels = source.load("train").array / 255
     assert pixels.mean((0, 2, 3)) == pytest.approx(source.mean, abs=1e-3)
     assert pixels.std((0, 2, 3)) == pytest.approx(source.std, abs=1e-3)
 
@@ -101,7 +101,7 @@ def test_second_start_imports_neither_scikit(photos, digits):
 
 def test_cache_of_another_version_is_not_used(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        Digits, "_decode", lambda self: {s: sources.ImageArray(np.zeros(1), np.zeros(1)) for s in SPLITS}
+        Digits, "_decode", lambda self: {s: sources.ArrayExamples(np.zeros(1), np.zeros(1)) for s in SPLITS}
     )
     Digits(str(tmp_path)).prepare()
     monkeypatch.undo()
@@ -187,10 +187,10 @@ def test_cifar10_from_an_archive_put_there_by_hand(tmp_path, monkeypatch):
     source.prepare()
     for other in (source, CIFAR10(str(tmp_path))):  # the second: a rank that did not prepare
         train, test = other.load("train"), other.load("test")
-        assert (train.images == images[:5]).all()
-        assert train.images.flags.c_contiguous
+        assert (train.array == images[:5]).all()
+        assert train.array.flags.c_contiguous
         assert train.labels.tolist() == labels[:5]
-        assert (test.images == images[5:]).all()
+        assert (test.array == images[5:]).all()
         assert other.class_names[3] == "c3"
         assert other.load("val") is None
         assert other.load("bank") is None
@@ -206,7 +206,7 @@ def test_cifar100(tmp_path, monkeypatch):
     source = CIFAR100(str(tmp_path))
     source.prepare()
     assert source.load("train").labels.tolist() == [7, 99, 0]
-    assert (source.load("train").images == images).all()
+    assert (source.load("train").array == images).all()
     assert len(source.class_names) == 100
 
 
@@ -227,8 +227,8 @@ def test_mnist_and_its_like(tmp_path, monkeypatch, kind, folder):
     source = kind(str(tmp_path))
     source.prepare()
     train = source.load("train")
-    assert (train.images == images[:, None]).all()
-    assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int64)
+    assert (train.array == images[:, None]).all()
+    assert (train.array.dtype, train.labels.dtype) == (np.uint8, np.int64)
     assert train.labels.tolist() == list(range(5))
     assert len(source.class_names) == 10
 
@@ -242,7 +242,7 @@ def test_svhn(tmp_path, monkeypatch):
         savemat(tmp_path / f"{split}_32x32.mat", {"X": images.transpose(2, 3, 1, 0), "y": [[1], [10], [9], [2]]})
     source = SVHN(str(tmp_path))
     source.prepare()
-    assert (source.load("train").images == images).all()
+    assert (source.load("train").array == images).all()
     assert source.load("train").labels.tolist() == [1, 0, 9, 2]
 
 
@@ -259,8 +259,8 @@ def test_stl10(tmp_path, monkeypatch):
     source.prepare()
     assert source.load("train").labels.tolist() == [-1, -1, -1]
     assert source.load("bank").labels.tolist() == [0, 9, 4]
-    assert (source.load("bank").images == images).all()
-    assert source.load("train").images.shape == (3, 3, 96, 96)
+    assert (source.load("bank").array == images).all()
+    assert source.load("train").array.shape == (3, 3, 96, 96)
     assert source.load("val") is None
     assert len(source.class_names) == 10
 

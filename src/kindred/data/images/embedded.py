@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from kindred.data.cache import build_once, open_array
-from kindred.data.images.arrays import ImageArray
 from kindred.data.order import permutation, stratified_order
+from kindred.data.source import ArrayExamples
 
 
 class _ArraySplits:
@@ -30,17 +30,17 @@ class _ArraySplits:
     def prepare(self) -> None:
         build_once(self.folder, self._build, key="data.source.root")
 
-    def load(self, split: str) -> ImageArray | None:
+    def load(self, split: str) -> ArrayExamples | None:
         if split == "bank":
             return None
-        return ImageArray(open_array(self.folder / f"{split}.npy"), np.load(self.folder / f"{split}-labels.npy"))
+        return ArrayExamples(open_array(self.folder / f"{split}.npy"), np.load(self.folder / f"{split}-labels.npy"))
 
     def _build(self, folder: Path) -> None:
         for split, (images, labels) in self._decode().items():
             np.save(folder / f"{split}.npy", images)
             np.save(folder / f"{split}-labels.npy", labels)
 
-    def _decode(self) -> dict[str, ImageArray]:
+    def _decode(self) -> dict[str, ArrayExamples]:
         raise NotImplementedError
 
 
@@ -63,12 +63,12 @@ class Photos(_ArraySplits):
     def __init__(self, root: str = "data/photos"):
         super().__init__(root)
 
-    def _decode(self) -> dict[str, ImageArray]:
+    def _decode(self) -> dict[str, ArrayExamples]:
         found = {"train": [], "val": [], "test": []}
         for label, name in enumerate(self.class_names):
             for split, patches in _cut(_photograph(name), seed=label).items():
                 found[split].append((patches, np.full(len(patches), label)))
-        return {split: ImageArray(*map(np.concatenate, zip(*parts, strict=True))) for split, parts in found.items()}
+        return {split: ArrayExamples(*map(np.concatenate, zip(*parts, strict=True))) for split, parts in found.items()}
 
 
 class Digits(_ArraySplits):
@@ -83,7 +83,7 @@ class Digits(_ArraySplits):
     def __init__(self, root: str = "data/digits"):
         super().__init__(root)
 
-    def _decode(self) -> dict[str, ImageArray]:
+    def _decode(self) -> dict[str, ArrayExamples]:
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
@@ -91,7 +91,7 @@ class Digits(_ArraySplits):
         labels = bunch.target.astype(np.int64)
         order = stratified_order(labels, sizes=[len(labels) // 5] * 2)
         return {
-            split: ImageArray(images[positions], labels[positions])
+            split: ArrayExamples(images[positions], labels[positions])
             for split, positions in zip(("val", "test", "train"), order, strict=True)
         }
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kindred.data.images.arrays import ImageArray
+from kindred.data.source import ArrayExamples
 
 
 class _TorchvisionSource:
@@ -20,7 +20,7 @@ class _TorchvisionSource:
     def __init__(self, root: str = "data"):
         self.root = str(root)
         self.class_names: list[str] = []
-        self._read: dict[str, ImageArray] = {}
+        self._read: dict[str, ArrayExamples] = {}
 
     def prepare(self) -> None:
         for split in self.splits:
@@ -33,7 +33,7 @@ class _TorchvisionSource:
                     "to where it is. DATA=photos needs no download"
                 ) from error
 
-    def load(self, split: str) -> ImageArray | None:
+    def load(self, split: str) -> ArrayExamples | None:
         if split not in self.splits:
             return None
         if split not in self._read:  # this process is not the one that prepared
@@ -44,7 +44,7 @@ class _TorchvisionSource:
         """The torchvision data set."""
         raise NotImplementedError
 
-    def _images(self, dataset: Any) -> ImageArray:
+    def _images(self, dataset: Any) -> ArrayExamples:
         raise NotImplementedError
 
 
@@ -62,10 +62,10 @@ class CIFAR10(_TorchvisionSource):
 
         return datasets.CIFAR10(self.root, train=split == "train", download=download)
 
-    def _images(self, dataset: Any) -> ImageArray:
+    def _images(self, dataset: Any) -> ArrayExamples:
         self.class_names = list(dataset.classes)
         images = np.ascontiguousarray(dataset.data.transpose(0, 3, 1, 2))
-        return ImageArray(images, np.asarray(dataset.targets, dtype=np.int64))
+        return ArrayExamples(images, np.asarray(dataset.targets, dtype=np.int64))
 
 
 class CIFAR100(CIFAR10):
@@ -97,9 +97,9 @@ class MNIST(_TorchvisionSource):
 
         return datasets.MNIST(self.root, train=split == "train", download=download)
 
-    def _images(self, dataset: Any) -> ImageArray:
+    def _images(self, dataset: Any) -> ArrayExamples:
         self.class_names = list(dataset.classes)
-        return ImageArray(dataset.data.numpy()[:, None], dataset.targets.numpy().astype(np.int64))
+        return ArrayExamples(dataset.data.numpy()[:, None], dataset.targets.numpy().astype(np.int64))
 
 
 class FashionMNIST(MNIST):
@@ -131,9 +131,9 @@ class SVHN(_TorchvisionSource):
 
         return datasets.SVHN(self.root, split=split, download=download)
 
-    def _images(self, dataset: Any) -> ImageArray:
+    def _images(self, dataset: Any) -> ArrayExamples:
         self.class_names = [str(digit) for digit in range(10)]
-        return ImageArray(dataset.data, dataset.labels.astype(np.int64))
+        return ArrayExamples(dataset.data, dataset.labels.astype(np.int64))
 
 
 class STL10(_TorchvisionSource):
@@ -155,6 +155,6 @@ class STL10(_TorchvisionSource):
         folds = {"train": "unlabeled", "bank": "train", "test": "test"}
         return datasets.STL10(self.root, split=folds[split], download=download)
 
-    def _images(self, dataset: Any) -> ImageArray:
+    def _images(self, dataset: Any) -> ArrayExamples:
         self.class_names = list(dataset.classes)
-        return ImageArray(dataset.data, dataset.labels.astype(np.int64))
+        return ArrayExamples(dataset.data, dataset.labels.astype(np.int64))

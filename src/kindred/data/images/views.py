@@ -13,11 +13,14 @@ from enum import IntEnum
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from kindred.data.counter import uniforms
 from kindred.data.images import colour
+from kindred.data.images.normalisation import NormalizedEncoder
 from kindred.data.images.resample import CROP_TRIES, box_taps, random_boxes, resample_affine, resample_taps, whole_boxes
+from kindred.data.views import Views
 
 CHUNK_VALUES = (
     1 << 17
@@ -138,7 +141,7 @@ class View:
         return self.jitter > 0 and any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
-class MultiView:
+class MultiView(Views):
     """Augments each image of a batch once per view.
 
     Args:
@@ -152,6 +155,10 @@ class MultiView:
     def __init__(self, views: Sequence[View], seed: int) -> None:
         self.views = tuple(views)
         self.seed = int(seed)
+        self.image_size: int | None = None
+        self.mean: tuple[float, ...] = ()
+        self.std: tuple[float, ...] = ()
+        self._statistics: dict[torch.device, tuple[Tensor, Tensor]] = {}
         if not self.views:
             raise ValueError("views=[] must hold at least one View (contrastive methods need two or more)")
         for view in self.views:
@@ -159,6 +166,51 @@ class MultiView:
                 raise TypeError(
                     f"views holds {view!r} of type {type(view).__name__}; it must hold kindred.data.images.views.View"
                 )
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def expect(self, image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Say which images `augment` and `plain` are for: the evaluation's size in pixels, and statistics per channel."""
+        self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
+
+    def augment(self, raw: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
+        return tuple(self.normalize(view) for view in self(raw, index, epoch))
+
+    def plain(self, raw: Tensor) -> Tensor:
+        images = raw.float() / 255
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            images = interpolate(images, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+        return self.normalize(images)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """float [..., C, H, W] in [0, 1] -> zero mean and unit variance per channel over the source's train images."""
+        mean, std = self._on(images.device)
+        return (images - mean) / std
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._statistics:  # copied once: a copy per batch would wait for the device
+            self._statistics[device] = tuple(
+                torch.tensor(value, dtype=torch.float32, device=device).view(-1, 1, 1)
+                for value in (self.mean, self.std)
+            )
+        return self._statistics[device]
+
+    def as_features(self, inputs: Tensor) -> Tensor:
+        """Their pixels, averaged down to at most 32x32."""
+        return adaptive_avg_pool2d(inputs, [min(32, side) for side in inputs.shape[2:]]).flatten(1)
+
+    def pictures(self, inputs: Tensor) -> Tensor:
+        mean, std = self._on(inputs.device)
+        return (inputs * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+    def exported(self, encoder: nn.Module) -> nn.Module:
+        return NormalizedEncoder(encoder, self.mean, self.std)
+
+    def example_inputs(self, count: int) -> Tensor:
+        shape = (count, len(self.mean), self.image_size, self.image_size)
+        return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
     def crop_boxes(self, view: int, index: Tensor, epoch: int, height: int | Tensor, width: int | Tensor) -> Tensor:
         """Boxes int64 [B, 4] (top, left, height, width) that view number `view` cuts from images of the given sides.

@@ -1,0 +1,62 @@
+"""The DataModule of images."""
+
+from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.images.files import ImageFiles
+from kindred.data.images.views import MultiView
+from kindred.data.source import ArrayExamples, Source
+
+
+class ImageDataModule(MultiViewDataModule):
+    """Tells the views which images to expect, and refuses those that are others.
+
+    Args:
+        source: with `mean` and `std`, per channel, of pixels in [0, 1]: what the views normalise by.
+        image_size: height and width of evaluation images in pixels; in-memory images of another size are resized.
+        channels: of the images; like `image_size` declared, since the encoder's configuration refers to it.
+        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed: see MultiViewDataModule.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        views: MultiView,
+        batch_size: int,
+        image_size: int,
+        channels: int,
+        val_size: int | float | None = None,
+        train_size: int | None = None,
+        eval_batch_size: int = 512,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__(source, views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed)
+        self.image_size, self.channels = image_size, channels
+        views.expect(image_size, source.mean, source.std)
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.train is None:
+            super().setup(stage)
+            self._check_images()
+
+    def _check_images(self) -> None:
+        examples, name, views = self.train.examples, self.source.name, self.views.views
+        if isinstance(examples, ArrayExamples):
+            channels, size = examples.array.shape[1], examples.array.shape[-1]
+            if channels != self.channels:
+                raise ValueError(f"data.channels is {self.channels}, but {name} images have {channels}")
+            if size != self.image_size and any(view.size is None for view in views):
+                raise ValueError(
+                    f"data.image_size is {self.image_size}, but {name} images are {size}x{size} and views.views "
+                    f"leaves them so (size: null): set data.image_size={size}, or the views' size"
+                )
+        sizes = sorted({view.size or self.image_size for view in views})
+        if isinstance(examples, ImageFiles) and len(sizes) > 1:
+            raise ValueError(
+                f"views.views have sizes {sizes}: views of streamed images travel as one array, so give all one size"
+            )
+        mean, std = len(self.source.mean), len(self.source.std)
+        if mean != self.channels or std != self.channels:
+            raise ValueError(
+                f"data.source.mean and std have {mean} and {std} values: "
+                f"data.channels={self.channels} needs {self.channels} each"
+            )

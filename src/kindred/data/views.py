@@ -1,0 +1,44 @@
+"""What turns raw batches into what an encoder eats: the one object that knows what an example is."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Views(ABC):
+    """Views of one modality. What is not abstract may be left as it is where it makes no sense."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """V, the views of an example in training."""
+
+    @abstractmethod
+    def augment(self, raw: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
+        """V views [B, ...] of a raw batch for the encoder, on the batch's device; they may differ in size.
+
+        Args:
+            raw: as `Examples.read_train` gives it.
+            index: int64 [B], each example's position in its source. What is drawn for it must be a function of
+                (seed, epoch, index, view) alone (`kindred.data.counter`): no rank, batch or resume changes it then.
+            epoch: another epoch, another augmentation.
+        """
+
+    @abstractmethod
+    def plain(self, raw: Tensor) -> Tensor:
+        """The unaugmented input [B, ...] that is evaluated, of a raw batch as `Examples.read` gives it."""
+
+    def as_features(self, inputs: Tensor) -> Tensor | None:
+        """Inputs as features [B, F], the base line without an encoder; None: there is no such thing."""
+        return None
+
+    def pictures(self, inputs: Tensor) -> Tensor | None:
+        """Inputs as uint8 [B, 1 or 3, H, W], to be drawn; None: they are no pictures."""
+        return None
+
+    def exported(self, encoder: nn.Module) -> nn.Module:
+        """`encoder` behind as much of `plain` as a file can hold."""
+        return encoder
+
+    def example_inputs(self, count: int) -> Tensor | None:
+        """Made-up inputs [count, ...] of an exported encoder, to try it on; None: real ones are taken."""
+        return None
