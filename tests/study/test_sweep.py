@@ -346,3 +346,10 @@ def test_make_sweep_trains(tmp_path):
     assert all(0.1 < float(row["val/knn_top1"]) < 1 for row in rows)
     assert [float(row["train/temperature"]) for row in rows] == [0.1, 1.0]
     assert (directory / "sweep.png").exists()
+
+
+def test_signals_are_whose_they_were_after_it(capsys):
+    """A training in the same process would otherwise end by Ctrl-C's way when a cluster asks it to save and stop."""
+    before = [signal.getsignal(number) for number in sweep.STOPS]
+    assert sweep.main(["temperature", "--jobs", "0"]) == 1
+    assert [signal.getsignal(number) for number in sweep.STOPS] == before

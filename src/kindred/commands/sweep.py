@@ -25,6 +25,7 @@ from pathlib import Path
 from kindred.config import ConfigError
 from kindred.study.sweep_file import SweepFile, check, read_sweep, sweep_directory, write_sweep
 
+STOPS = (signal.SIGTERM, signal.SIGUSR1)  # a cluster's; as Ctrl-C, they stop all trainings in order
 STORAGE = "KINDRED_STORAGE"  # the environment variable for --storage: a password is none of a process list's business
 
 
@@ -63,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, help="instead of <log_dir>/sweeps/<name>")
     parser.add_argument("--retry", action="store_true", help="run trainings that failed once more")
     options = parser.parse_intermixed_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # a cluster's; as Ctrl-C, they stop all trainings in order
-        signal.signal(number, _interrupt)
+    before = {number: signal.signal(number, _interrupt) for number in STOPS}
     try:
         if options.jobs < 1:
             raise ConfigError(f"--jobs is {options.jobs}: give 1 or more")
@@ -79,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run(sweep: SweepFile, directory: Path, options: argparse.Namespace) -> int:
