@@ -6,8 +6,9 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from kindred.config import CONFIGS, ConfigError, build, check, compose, nodes
-from kindred.runs.trust import TRUSTED
+from kindred.config import CONFIGS, ConfigError, build, check, compose
+from kindred.runs.directory import saved_form
+from kindred.runs.trust import PARTS, TRUSTED, check_classes, read_settings
 
 
 def names(group):
@@ -109,17 +110,27 @@ def test_constructors_refuse_what_cannot_work(key, override, message):
 
 
 def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_functions():
-    for target in TRUSTED:
+    for target in frozenset().union(*TRUSTED.values()):
         thing = get_object(target)
         assert inspect.isclass(thing) or target == "kindred.encoders.resnet.resnet"
 
 
-def test_every_shipped_choice_can_be_loaded_back():
-    for data in names("data"):
-        config = compose([f"data={data}"])
-        for part in ("model", "encoder", "data", "views"):
-            for path, node in nodes(config._get_node(part), part):
-                assert node._target_ in TRUSTED, path
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(f"{group}={name}" for group in ("data", "model", "encoder", "views", "trainer") for name in names(group)),
+        *("logger=wandb", "callbacks=hardness", "temperature=cosine", "temperature=learnable"),
+        *(f"experiment={name}" for name in names("experiment")),
+    ],
+)
+def test_every_shipped_choice_can_be_read_back_and_built(override):
+    config = compose([override])
+    if missing := OmegaConf.missing_keys(config):
+        OmegaConf.update(config, missing.pop(), "somewhere")
+    OmegaConf.resolve(config)
+    settings = read_settings(saved_form(config), "config.yaml")
+    check_classes(settings, PARTS, "config.yaml")
+    assert OmegaConf.create(settings) == OmegaConf.merge(config, {"resume": None})
 
 
 @pytest.mark.parametrize("name", names("experiment"))

@@ -21,7 +21,7 @@ SETTINGS = [
     f"encoder._target_={OWN[2]}",
     "~encoder.in_channels",
     "~encoder.widths",
-    "data._target_=kindred.data.datamodule.MultiViewDataModule",
+    "data._target_=kindred.data.datamodule.DataModule",
     "~data.image_size",
     "~data.channels",
     "~data.source.root",

@@ -12,6 +12,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -19,6 +20,15 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 class ConfigError(ValueError):
     """A setting that cannot work. The message names the key, the value, and what would be right."""
+
+
+class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Plain YAML as OmegaConf reads it, in a tenth of the time: 1e-3 is a number here, to YAML 1.1 it is a text."""
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def linear_lr(base: float, base_batch: int, batch: int, accumulation: int = 1) -> float:
@@ -162,4 +172,5 @@ def build(config: DictConfig, key: str, **more: Any) -> Any:
         cause = error.__cause__ or error
         where = re.search(r"full_key: (\S+)", str(error))
         place = where.group(1) if where else key
-        raise ConfigError(str(cause) if str(cause).startswith(key) else f"{place}: {cause}") from error
+        message = " ".join(str(cause).split())
+        raise ConfigError(message if message.startswith(key) else f"{place}: {message}") from error

@@ -9,7 +9,7 @@ from torch import Tensor
 from kindred.data.loading import ViewBatch
 from kindred.distributed import gather_uneven, rank, world_size
 
-BANK, QUERY = 0, 1  # the order of MultiViewDataModule.val_dataloader
+BANK, QUERY = 0, 1  # the order of DataModule.val_dataloader
 PROJECTED = 2  # the query images again, as the projector's output
 
 

@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from kindred.callbacks.feature_store import feature_store
-from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.datamodule import DataModule
 from kindred.data.loading import Subset
 from kindred.evaluation.knn import knn_search_sharded
 from kindred.tracking.metrics_csv import read_columns
@@ -41,7 +41,7 @@ class Figures(Callback):
 
             draw_curves(directory / "figures" / "curves.png", metrics)
 
-    def _views(self, path: Path, datamodule: MultiViewDataModule) -> None:
+    def _views(self, path: Path, datamodule: DataModule) -> None:
         from kindred.tracking.figures import draw_views
 
         items = np.linspace(0, len(datamodule.train) - 1, self.images).astype(int)
@@ -83,7 +83,7 @@ class Figures(Callback):
                 log_neighbours(*found)
 
 
-def pictures(datamodule: MultiViewDataModule, dataset: Subset, items: np.ndarray) -> np.ndarray | None:
+def pictures(datamodule: DataModule, dataset: Subset, items: np.ndarray) -> np.ndarray | None:
     """Examples as evaluation sees them, uint8 [B, C, H, W]; None if they are no pictures."""
     drawn = datamodule.views.pictures(datamodule.views.plain(dataset.__getitems__(items).raw))
     return None if drawn is None else drawn.numpy()

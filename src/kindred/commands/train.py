@@ -17,7 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.commands.errors import on_purpose
-from kindred.config import compose
+from kindred.config import ConfigError, compose
 from kindred.runs.directory import resumed_config
 from kindred.runs.train import train
 from kindred.training import launch
@@ -58,8 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def configure(arguments: Sequence[str]) -> DictConfig:
-    """The configuration for command-line overrides; with `resume=<run directory>`, that run's, unchanged but for trainer."""
-    resume = [a.partition("=")[2] for a in arguments if a.startswith("resume=")]
-    if resume and resume[-1] not in ("", "null"):
-        return resumed_config(Path(resume[-1]), [a for a in arguments if not a.startswith("resume=")])
-    return compose(arguments)
+    """The configuration for command-line overrides; with `resume=<run directory>`, that run's, unchanged but for trainer.
+
+    With `trust=[<class>, ...]` classes of one's own, in a run that someone else has started, are built too.
+    """
+    given = {key: [a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")] for key in ("resume", "trust")}
+    overrides = [a for a in arguments if not a.startswith(("resume=", "trust="))]
+    trust = [name.strip() for names in given["trust"] for name in names.strip("[]").split(",") if name.strip()]
+    if given["resume"] and given["resume"][-1] not in ("", "null"):
+        return resumed_config(Path(given["resume"][-1]), overrides, trust)
+    if trust:
+        raise ConfigError(
+            f"trust={trust[0]}: it is for resume=<run directory>; what you name yourself is built without it"
+        )
+    return compose(overrides)

@@ -10,7 +10,7 @@ from kindred.data.source import Examples, Source
 from kindred.data.views import Views
 
 
-class MultiViewDataModule(lightning.LightningDataModule):
+class DataModule(lightning.LightningDataModule):
     """Cuts a source into train, bank and query examples and turns their batches into views on the device.
 
     Train examples are contrasted. Bank examples (the labelled train ones, unaugmented) and query examples (held out)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.datamodule import DataModule
 from kindred.data.loading import ViewBatch
 from kindred.distributed import world_size
 from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
@@ -71,7 +71,7 @@ class ContrastiveModule(lightning.LightningModule):
         """
         raise NotImplementedError
 
-    def check(self, datamodule: MultiViewDataModule, ranks: int) -> None:
+    def check(self, datamodule: DataModule, ranks: int) -> None:
         """Refuse settings that do not fit the data or the number of ranks, before anything is launched."""
         if (views := len(datamodule.views)) < self.min_views:
             raise ValueError(

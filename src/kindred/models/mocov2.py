@@ -16,7 +16,7 @@ from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn, no_grad
 from torch.optim import Optimizer
 
-from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.datamodule import DataModule
 from kindred.data.loading import ViewBatch
 from kindred.losses import BY_QUEUE, choose
 from kindred.memory import FeatureQueue
@@ -115,7 +115,7 @@ class MoCoV2(ContrastiveModule):
         if self.key_batch_splits > 1:
             make_local(self.key_encoder)
 
-    def check(self, datamodule: MultiViewDataModule, ranks: int) -> None:
+    def check(self, datamodule: DataModule, ranks: int) -> None:
         super().check(datamodule, ranks)
         batch_size = datamodule.batch_size
         keys, size = batch_size * (2 if self.symmetric else 1), len(self.queue.features)

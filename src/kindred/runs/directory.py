@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from kindred.config import ConfigError, compose
 from kindred.files import write_atomically
 from kindred.runs.run import load_run
+from kindred.runs.trust import PARTS, unsigned
 from kindred.training import launch
 
 PACKAGES = ("kindred", "torch", "torchvision", "lightning", "torchmetrics", "lightly", "hydra-core", "numpy")
@@ -74,18 +75,20 @@ def write_environment(run_directory: Path) -> None:
     write_atomically(path, json.dumps(now, indent=2) + "\n")
 
 
-def resumed_config(directory: Path, overrides: Sequence[str]) -> DictConfig:
+def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[str] = ()) -> DictConfig:
     """The configuration of a run that goes on: its own, but for devices and trainer settings.
 
     Args:
         directory: the run directory.
         overrides: `trainer.<key>=<value>`, or `trainer=<name>` for another choice of devices.
+        trust: classes of one's own that someone else's run may name.
 
     Raises:
-        ConfigError: an override that would make it another experiment, or fewer epochs than were asked for before.
+        ConfigError: an override that would make it another experiment, or fewer epochs than were asked for before; a
+            class that is not trusted.
         FileNotFoundError: `directory` holds no run.
     """
-    config = load_run(directory).config
+    config = load_run(directory, trust).trusted(*PARTS)
     for override in sorted(overrides, key=lambda text: not text.startswith("trainer=")):  # which says less than a key
         key, _, value = override.partition("=")
         if key == "trainer":
@@ -145,7 +148,7 @@ def named_directory(config: DictConfig) -> Path:
         name = launch.job_run_name(job, saved_form(config)) if job else None
         return new_run_directory(*place, name) if first else Path(*place, name or "")
     directory, saved = Path(config.run_dir), Path(config.run_dir) / "config.yaml"
-    requeued = job is not None and saved.exists() and saved.read_text() == saved_form(config)
+    requeued = job is not None and saved.exists() and unsigned(saved.read_text()) == saved_form(config)
     if first and saved.exists() and not requeued:
         raise ConfigError(f"run_dir: {directory} already holds a run; to go on with it: resume={directory}")
     return directory

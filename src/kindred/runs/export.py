@@ -5,7 +5,7 @@ All formats take images float32 [B, C, S, S] in [0, 1] with S = data.image_size 
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from kindred.data.images.normalisation import NormalizedEncoder
 from kindred.files import write_atomically
 from kindred.runs.model_card import FILES, model_card
 from kindred.runs.run import Run
-from kindred.runs.trust import TRUSTED
+from kindred.runs.trust import as_plain_settings, check_classes
 
 TOLERANCE = 1e-4  # of the features of an exported file
 EXAMPLES = 7  # inputs that it is tried on
@@ -62,7 +62,7 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
     return path
 
 
-def load_encoder(path: str | Path, trust: Sequence[str] = ()) -> nn.Module:
+def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     """The encoder in encoder.safetensors, in eval mode: images float32 [B, C, S, S] in [0, 1] -> features [B, F].
 
     Nothing in the file is executed: it says which class to build, which must be among kindred.runs.trust.TRUSTED or `trust`.
@@ -70,26 +70,34 @@ def load_encoder(path: str | Path, trust: Sequence[str] = ()) -> nn.Module:
     Raises:
         ConfigError: a class that is not trusted, or a file that Kindred did not write.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: no safetensors file: {error}") from error
     if "encoder" not in metadata:
         raise ConfigError(
             f"{path}: its metadata does not say which encoder it holds; was it written by kindred.export?"
         )
-    config = OmegaConf.create({"encoder": json.loads(metadata["encoder"])})
-    for place, node in nodes(config):
-        if node._target_ not in TRUSTED | set(trust):
-            raise ConfigError(
-                f"{place}._target_: {node._target_!r} of {path} is not among the classes that may be built from a file; "
-                f"if you trust it: load_encoder(path, trust=[{node._target_!r}])"
-            )
+    try:
+        described = json.loads(metadata["encoder"])
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: its metadata does not say which encoder it holds: {error}") from error
+    settings = as_plain_settings({"encoder": described}, str(path))
+    check_classes(settings, ["encoder"], str(path), trust)
+    config = OmegaConf.create(settings)
     encoder = build(config, "encoder")
     if {"mean", "std"} == {name for name in state if not name.startswith("encoder.")}:
         encoder = NormalizedEncoder(encoder, state["mean"].flatten().tolist(), state["std"].flatten().tolist())
-    encoder.load_state_dict(state)
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path}: its weights are of another encoder: {' '.join(str(error).split())[:300]}"
+        ) from error
     return encoder.eval()
 
 
@@ -100,7 +108,7 @@ def _safetensors(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Ca
     config = OmegaConf.to_container(run.config, resolve=True)
     metadata = {"format": "pt", "encoder": json.dumps(config["encoder"]), "config": json.dumps(config)}
     path.write_bytes(save({name: value.contiguous() for name, value in encoder.state_dict().items()}, metadata))
-    return load_encoder(path, trust=run.trust)
+    return load_encoder(path, trust={node._target_ for _, node in nodes(run.config.encoder)})
 
 
 def _onnx(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.datamodule import DataModule
 from kindred.data.loading import Batch, Subset
 from kindred.data.order import permutation, stratified_order
 from kindred.evaluation.judge import Encoded
 
 
 def encode(
-    datamodule: MultiViewDataModule,
+    datamodule: DataModule,
     examples: Subset,
     name: str,
     encoders: Mapping[str, Callable[[Tensor], Tensor]],
@@ -38,7 +38,7 @@ def encode(
     return {key: Encoded(torch.cat(parts), torch.cat(labels)) for key, parts in features.items()}
 
 
-def cut(datamodule: MultiViewDataModule, share: float = 1.0, seed: int = 0) -> dict[str, Subset]:
+def cut(datamodule: DataModule, share: float = 1.0, seed: int = 0) -> dict[str, Subset]:
     """The labelled "train", "val" and "test" examples of a DataModule after setup().
 
     A DataModule with `val_size=0` has no val examples but the test ones: a tenth of its train examples takes their place.

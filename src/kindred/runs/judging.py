@@ -21,7 +21,7 @@ from kindred.runs.weights import load_encoder_weights
 if TYPE_CHECKING:
     from torch import nn
 
-    from kindred.data.datamodule import MultiViewDataModule
+    from kindred.data.datamodule import DataModule
     from kindred.runs.features import Encoded
 
 MAP_IMAGES = 2000  # in map.png, at most
@@ -114,7 +114,7 @@ def evaluate(
     return result
 
 
-def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "MultiViewDataModule":
+def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "DataModule":
     """The DataModule of configs/data/<data>.yaml, whose images the encoder of `run` must be able to read."""
     config = compose([f"data={data}", *overrides])
     check(config)

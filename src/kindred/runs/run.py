@@ -1,6 +1,6 @@
 """What a run directory holds, and how to read one back: `kindred.load_run(path)`.
 
-    config.yaml         the resolved configuration: every number that ran
+    config.yaml         the resolved configuration: every number that ran; its last line says who started the run
     environment.json    command, git commit and difference, versions, hardware, and each resume
     metrics.csv         one row per step that logged something
     summary.json        flat: a metric's name -> its value at the last epoch, base lines, best values
@@ -17,25 +17,27 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from kindred.config import ConfigError, build, nodes
-from kindred.runs.trust import TRUSTED
+from kindred.config import ConfigError, build
+from kindred.runs.trust import check_classes, is_signed, read_settings
 from kindred.runs.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_columns, read_metrics, summarise
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from kindred.data.datamodule import MultiViewDataModule
+    from kindred.data.datamodule import DataModule
     from kindred.models.contrastive import ContrastiveModule
 
 
 class Run:
     """A run directory, read back. Nothing in it is executed: classes come from an exact list, weights are only tensors.
+
+    Of a run that this user started the classes are their own, and all are built.
 
     Args:
         path: the run directory.
@@ -52,9 +54,26 @@ class Run:
             raise FileNotFoundError(f"{self.path} is no run directory: it has no config.yaml")
 
     @cached_property
+    def _text(self) -> str:
+        """config.yaml, read once: what is checked is what is built."""
+        try:
+            return (self.path / "config.yaml").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.path / 'config.yaml'}: {error}") from error
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The resolved configuration of the run, as plain data.
+
+        Raises:
+            ConfigError: config.yaml holds something else.
+        """
+        return read_settings(self._text, str(self.path / "config.yaml"))
+
+    @cached_property
     def config(self) -> DictConfig:
-        """The resolved configuration of the run."""
-        return OmegaConf.load(self.path / "config.yaml")
+        """The resolved configuration of the run. It holds no interpolation; what it names is not checked yet."""
+        return OmegaConf.create(self.settings)
 
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:
@@ -70,8 +89,13 @@ class Run:
     @cached_property
     def module(self) -> "ContrastiveModule":
         """The trained module with the weights of last.ckpt, in eval mode, on the CPU."""
-        module = build_module(self._trusted("model", "encoder"))
-        module.load_state_dict(read_checkpoint(self.path / "checkpoints" / "last.ckpt")["state_dict"])
+        module, last = build_module(self.trusted("model", "encoder")), self.path / "checkpoints" / "last.ckpt"
+        try:
+            module.load_state_dict(read_checkpoint(last)["state_dict"])
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{last} is not of the model in config.yaml: {' '.join(str(error).split())[:300]}"
+            ) from error
         return module.eval()
 
     @property
@@ -79,19 +103,18 @@ class Run:
         """The trained encoder in eval mode: normalised images [B, C, H, W] -> features [B, F]."""
         return self.module.encoder
 
-    def datamodule(self) -> "MultiViewDataModule":
+    def datamodule(self) -> "DataModule":
         """A new DataModule with the run's settings; call `prepare_data()` and `setup()` before use."""
-        return build_datamodule(self._trusted("data", "views"))
+        return build_datamodule(self.trusted("data", "views"))
 
-    def _trusted(self, *parts: str) -> DictConfig:
-        """The configuration, after a check of every class that `parts` name, before any of them is imported."""
-        for part in parts:
-            for path, node in nodes(self.config[part], part):
-                if node._target_ not in TRUSTED | self.trust:
-                    raise ConfigError(
-                        f"{path}._target_: {node._target_!r} of {self.path / 'config.yaml'} is not among the classes that "
-                        f"may be built from a run directory; if you trust it: load_run(path, trust=[{node._target_!r}])"
-                    )
+    def trusted(self, *parts: str) -> DictConfig:
+        """The configuration, after a check of every class that `parts` name, before any of them is imported.
+
+        Raises:
+            ConfigError: one that is neither known at its place nor trusted.
+        """
+        if not is_signed(self._text):
+            check_classes(self.settings, parts, str(self.path / "config.yaml"), self.trust)
         return self.config
 
 
@@ -105,6 +128,6 @@ def build_module(config: DictConfig) -> "ContrastiveModule":
     return build(config, "model", encoder=build(config, "encoder"))
 
 
-def build_datamodule(config: DictConfig) -> "MultiViewDataModule":
+def build_datamodule(config: DictConfig) -> "DataModule":
     """The DataModule with its views, as `config` says."""
     return build(config, "data", views=build(config, "views"))

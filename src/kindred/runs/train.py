@@ -13,6 +13,7 @@ from kindred.config import build, check
 from kindred.files import write_atomically
 from kindred.runs.directory import run_directory, saved_form, write_environment
 from kindred.runs.run import build_datamodule, build_module
+from kindred.runs.trust import signed
 from kindred.runs.weights import load_encoder_weights, read_checkpoint
 from kindred.training import launch
 
@@ -59,7 +60,7 @@ def train(config: DictConfig) -> dict[str, float]:
         plugins=[AtomicCheckpointIO()],
     )
     if trainer.is_global_zero:
-        write_atomically(directory / "config.yaml", saved_form(config))
+        write_atomically(directory / "config.yaml", signed(saved_form(config)))
         write_environment(directory)
     for logger in trainer.loggers:
         logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from kindred.runs.run import Run, load_run
 
@@ -25,15 +24,6 @@ ABSENT = object()
 ASIDE = re.compile(
     r"(.*\.)?(seed|_convert_)|(run_dir|log_dir|resume|logger|callbacks\.(progress|figures|checkpoints))(\..*)?"
     r"|trainer\.enable_.*"
-)
-
-
-class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML as OmegaConf reads it, in a tenth of the time: 1e-3 is a number here, to YAML 1.1 it is a text."""
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
 
@@ -80,13 +70,8 @@ def flat_config(run: Run) -> dict[str, Any]:
     A list of plain values is a value; one that holds parts, such as the views, is taken apart (`views.views.0.flip`).
 
     Raises:
-        ValueError: config.yaml is no mapping.
-        yaml.YAMLError: it is no YAML.
+        ConfigError: config.yaml is no plain configuration.
     """
-    path = run.path / "config.yaml"
-    config = yaml.load(path.read_bytes(), Loader) if path.is_file() else run.config
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no configuration")
     flat: dict[str, Any] = {}
 
     def flatten(node: Any, key: str) -> None:
@@ -97,7 +82,7 @@ def flat_config(run: Run) -> dict[str, Any]:
         for name, value in entries or ():
             flatten(value, f"{key}.{name}" if key else str(name))
 
-    flatten(config, "")
+    flatten(run.settings, "")
     return flat
 
 

@@ -1,19 +1,19 @@
 """The DataModule of images."""
 
-from kindred.data.datamodule import MultiViewDataModule
+from kindred.data.datamodule import DataModule
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.views import MultiView
 from kindred.data.source import ArrayExamples, Source
 
 
-class ImageDataModule(MultiViewDataModule):
+class ImageDataModule(DataModule):
     """Tells the views which images to expect, and refuses those that are others.
 
     Args:
         source: with `mean` and `std`, per channel, of pixels in [0, 1]: what the views normalise by.
         image_size: height and width of evaluation images in pixels; in-memory images of another size are resized.
         channels: of the images; like `image_size` declared, since the encoder's configuration refers to it.
-        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed: see MultiViewDataModule.
+        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed: see DataModule.
     """
 
     def __init__(
