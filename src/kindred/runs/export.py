@@ -5,8 +5,9 @@ All formats take images float32 [B, C, S, S] in [0, 1] with S = data.image_size 
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
@@ -62,7 +63,7 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
     return path
 
 
-def load_encoder(path: str | Path, trust: Sequence[str] = ()) -> nn.Module:
+def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     """The encoder in encoder.safetensors, in eval mode: images float32 [B, C, S, S] in [0, 1] -> features [B, F].
 
     Nothing in the file is executed: it says which class to build, which must be among kindred.runs.trust.TRUSTED or `trust`.
@@ -97,7 +98,7 @@ def _safetensors(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Ca
     """Writes `path`; what reads images with it."""
     from safetensors.torch import save
 
-    config = OmegaConf.to_container(run.config, resolve=True)
+    config = cast("dict[str, Any]", OmegaConf.to_container(run.config, resolve=True))
     metadata = {"format": "pt", "encoder": json.dumps(config["encoder"]), "config": json.dumps(config)}
     path.write_bytes(save({name: value.contiguous() for name, value in encoder.state_dict().items()}, metadata))
     return load_encoder(path, trust=run.trust)

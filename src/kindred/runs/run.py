@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -54,7 +54,7 @@ class Run:
     @cached_property
     def config(self) -> DictConfig:
         """The resolved configuration of the run."""
-        return OmegaConf.load(self.path / "config.yaml")
+        return cast(DictConfig, OmegaConf.load(self.path / "config.yaml"))
 
     @cached_property
     def metrics(self) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ class WandbRun(Run):
 
     def __init__(self, run: Any) -> None:
         self.path = Path(f"wandb:{run.entity}", run.project, run.name or run.id)
-        self.config = dict(run.config)
+        self.config = dict(run.config)  # ty: ignore[invalid-assignment]  a plain dict does for comparing
         rows: dict[float, dict[str, float]] = {}  # by step: after a resume, the later ones
         for logged in run.scan_history():
             if (step := logged.get("trainer/global_step")) is not None:
