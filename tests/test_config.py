@@ -114,9 +114,10 @@ def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_function
         assert inspect.isclass(thing) or target == "kindred.encoders.resnet.resnet"
 
 
-def test_every_shipped_choice_can_be_loaded_back():
-    for data in names("data"):
-        config = compose([f"data={data}"])
+@pytest.mark.parametrize("group", ["data", "model", "encoder", "views", "temperature"])
+def test_every_shipped_choice_can_be_loaded_back(group):
+    for name in names(group):
+        config = compose([f"{group}={name}"])
         for part in ("model", "encoder", "data", "views"):
             for path, node in nodes(config._get_node(part), part):
                 assert node._target_ in TRUSTED, path

@@ -78,7 +78,7 @@ def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
     if "encoder" not in metadata:
         raise ConfigError(
-            f"{path}: its metadata does not say which encoder it holds; was it written by kindred.export?"
+            f"{path}: its metadata does not say which encoder it holds; was it written by `kindred export`?"
         )
     config = OmegaConf.create({"encoder": json.loads(metadata["encoder"])})
     for place, node in nodes(config):

@@ -131,7 +131,7 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Mul
 def untrained_encoder(run: Run) -> "nn.Module | None":
     """The very encoder that `run` started from, in eval mode; None if it came from a file that is gone.
 
-    Everything is built in the order of kindred.train, since the seed's random stream runs through all of it.
+    Everything is built in the order of `kindred.runs.train.train`, since the seed's random stream runs through all of it.
     """
     import lightning
     from lightning.pytorch.utilities.seed import isolate_rng
