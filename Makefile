@@ -70,10 +70,11 @@ test: $(INSTALLED) ## run the tests that take minutes
 test-all: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest -q
 
-lint: $(INSTALLED) ## check style
+lint: $(INSTALLED) ## check style, layers and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/ty check --python $(VENV) --error-on-warning src
 
 format: $(INSTALLED) ## mend style
 	$(BIN)/ruff check --fix .

@@ -2,7 +2,7 @@
 
     python benchmarks/training.py [--output benchmarks/results] [--rounds 2] [--tiny]
 
-Kindred runs as `python -m kindred train` does, with its callbacks and log; lightly's recipe (trainings.py) gets the same
+Kindred runs as `kindred train` does, with its callbacks and log; lightly's recipe (trainings.py) gets the same
 images, encoder and batch size, and the number of workers that is fastest in a first try of epochs a third as long. Rounds
 alternate; of each training's three epochs the first is not counted, nor are evaluations, which the recipe has none of.
 In epochs after those each of the Trainer's steps follows one of a bare loop in the same process, over the same batches with

@@ -1,6 +1,6 @@
 """Trainings as users run them: Kindred's, and lightly's documented SimCLR recipe on the same images with the same encoder.
 
-The recipe is that of lightly's examples/pytorch_lightning/simclr.py and docs/.../cifar10_benchmark.py: PIL images in a
+The recipe is that of lightly's examples/pytorch_lightning/simclr.py and cifar10_benchmark.py: PIL images in a
 LightlyDataset, SimCLRTransform and MultiViewCollate in the loader's workers, one pass of the encoder per view, NTXentLoss,
 SGD. The transform has the strength that lightly advises for small images (0.5) and no blur, as Kindred's views of them.
 """
@@ -59,7 +59,7 @@ class EpochClock(Callback):
 
 
 def train_kindred(overrides: Sequence[str], directory: Path, callbacks: Sequence[Callback]) -> Trainer:
-    """Train as `python -m kindred train` does, in this process, with `callbacks` after the run's own.
+    """Train as `kindred train` does, in this process, with `callbacks` after the run's own.
 
     The untrained encoder is not evaluated.
     """

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,7 @@ def overrides(command):
 def test_it_is_short_enough_to_be_read():
     assert len(README.splitlines()) <= 250
     assert len(TRAININGS) >= 5
+    assert {made.split()[1] for made, _ in TWINS} == {"train", "sweep", "compare", "evaluate", "export"}
 
 
 @pytest.mark.parametrize("command", TRAININGS, ids=" ".join)
@@ -86,6 +88,32 @@ def test_what_follows_a_run(name, run, tmp_path):
 def test_files_that_it_names_exist():
     for path in re.findall(r"`((?:src|configs|benchmarks|tests|docs)/[\w./-]+)`|\]\((docs/[\w./-]+)\)", README):
         assert (ROOT / (path[0] or path[1])).exists(), path
+
+
+def test_the_picture_names_files_that_are_there():
+    picture = re.search(r"```mermaid\n(.*?)```", README, flags=re.DOTALL)[1]
+    files = [file for names in re.findall(r"<i>(.*?)</i>", picture) for file in names.split(", ")]
+    assert len(files) > 5
+    assert [file for file in files if not (ROOT / "src/kindred" / file).exists()] == []
+
+
+def test_the_tree_has_every_room_in_the_order_of_their_layers():
+    rooms = re.findall(r"^  (\w+)/ ", README[README.index("## The tree") :], flags=re.MULTILINE)
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    heights = {room: height for height, layer in enumerate(layers) for room in layer.split(" | ")}
+    assert set(rooms) == {path.parent.name for path in (ROOT / "src/kindred").glob("*/__init__.py")}
+    assert rooms == sorted(rooms, key=heights.get)
+
+
+TWINS = re.findall(r"^(make .*?) +# (kindred .*)$", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("made", "typed"), TWINS, ids=[made for made, _ in TWINS])
+def test_make_calls_the_command_beside_it(made, typed):
+    """Dry: what is not installed yet would come before it."""
+    output = shell([made.split()[0], "-n", *shlex.split(made)[1:]])
+    words = shlex.split(output.replace("\\\n", " ").splitlines()[-1])
+    assert words[words.index("kindred") :] == shlex.split(typed)
 
 
 def shell(command):

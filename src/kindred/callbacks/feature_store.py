@@ -3,11 +3,13 @@
 from typing import NamedTuple
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 from torch import Tensor
 
 from kindred.data.loading import ViewBatch
 from kindred.distributed import gather_uneven, rank, world_size
+from kindred.models.contrastive import ContrastiveModule
+from kindred.training.trainer import Trainer
 
 BANK, QUERY = 0, 1  # the order of DataModule.val_dataloader
 PROJECTED = 2  # the query images again, as the projector's output
@@ -33,20 +35,20 @@ class FeatureStore(Callback):
     def __init__(self) -> None:
         self._batches: tuple[list, list, list] = ([], [], [])
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
         self.on_train_epoch_start(trainer, module)  # which a resume in mid-epoch leaves out
 
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
 
-    def on_validation_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
         self._batches = ([], [], [])
 
     def on_validation_batch_end(
         self,
         trainer: Trainer,
-        module: LightningModule,
+        module: ContrastiveModule,
         outputs: dict[str, Tensor],
         batch: ViewBatch,
         batch_idx: int,

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 
 from kindred.callbacks.feature_store import feature_store
 from kindred.data.datamodule import DataModule
 from kindred.data.loading import Subset
 from kindred.evaluation.knn import knn_search_sharded
+from kindred.models.contrastive import ContrastiveModule
 from kindred.tracking.metrics_csv import read_columns
+from kindred.training.trainer import Trainer
 
 # matplotlib takes half a second to import: not before the first training step.
 
@@ -27,14 +29,14 @@ class Figures(Callback):
         self.images = images
         self.neighbours = neighbours
 
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         folder = Path(trainer.default_root_dir) / "figures"
         if trainer.is_global_zero and not (folder / "views.png").exists():
             self._views(folder / "views.png", trainer.datamodule)
         if trainer.current_epoch + 1 == trainer.max_epochs:
             self._neighbours(folder / "neighbours.png", trainer)
 
-    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         directory = Path(trainer.default_root_dir)
         if trainer.is_global_zero and (metrics := read_columns(directory / "metrics.csv")):
             from kindred.tracking.figures import draw_curves
@@ -49,7 +51,7 @@ class Figures(Callback):
         images = pictures(datamodule, datamodule.train, items)
         if images is not None:
             augmented = views.augment(batch.raw, batch.index, 0)
-            draw_views(path, images, [views.pictures(view).numpy() for view in augmented])
+            draw_views(path, images, [view.numpy() for view in map(views.pictures, augmented) if view is not None])
 
     def _neighbours(self, path: Path, trainer: Trainer) -> None:
         """Evenly spread queries, searched by all ranks, drawn by one."""
@@ -68,12 +70,13 @@ class Figures(Callback):
 
         names = np.array([*datamodule.class_names, "unlabelled"])  # label -1 is the last
         queries, bank = rows.cpu().numpy(), nearest.ravel()
-        if (images := pictures(datamodule, datamodule.query, queries)) is None:
+        images, nearby = pictures(datamodule, datamodule.query, queries), pictures(datamodule, datamodule.bank, bank)
+        if images is None or nearby is None:
             return
         found = (
             images,
             names[datamodule.query.labels[queries]],
-            pictures(datamodule, datamodule.bank, bank).reshape(*nearest.shape, *images.shape[1:]),
+            nearby.reshape(*nearest.shape, *images.shape[1:]),
             names[datamodule.bank.labels[bank]].reshape(nearest.shape),
             similarities,
         )

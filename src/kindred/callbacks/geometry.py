@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 
 from kindred.callbacks.feature_store import feature_store
 from kindred.callbacks.record import due, record
 from kindred.data.loading import ViewBatch
 from kindred.evaluation.geometry import alignment, effective_rank, tolerance, uniformity
+from kindred.models.contrastive import ContrastiveModule
+from kindred.training.trainer import Trainer
 
 
 class GeometryCallback(Callback):
@@ -29,7 +31,7 @@ class GeometryCallback(Callback):
         self.images = images
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
+        self, trainer: Trainer, module: ContrastiveModule, outputs: Any, batch: ViewBatch, batch_idx: int
     ) -> None:
         if due(trainer, batch_idx) and len(outputs["features"]) > 1:
             values = {
@@ -38,7 +40,7 @@ class GeometryCallback(Callback):
             }
             record(trainer, values)
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         store, split = feature_store(trainer), trainer.datamodule.monitor
         for prefix, share in (("", store.query), ("projector_", store.projected)):
             embeddings, labels, _ = share.gathered()

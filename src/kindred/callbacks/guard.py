@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.functional import normalize
 
 from kindred.callbacks.feature_store import feature_store
 from kindred.data.loading import ViewBatch
+from kindred.models.contrastive import ContrastiveModule
+from kindred.training.trainer import Trainer
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -21,17 +23,17 @@ class Guard(Callback):
     Reading it at every step would make the host wait for the device.
     """
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
         self.bad = torch.zeros((), dtype=torch.bool, device=module.device)
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
+        self, trainer: Trainer, module: ContrastiveModule, outputs: Any, batch: ViewBatch, batch_idx: int
     ) -> None:
         self.bad |= ~torch.isfinite(outputs["logs"]["loss"])
         if trainer.global_step % trainer.log_every_n_steps == 0:
             self.check(trainer)
 
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, module: ContrastiveModule, checkpoint: dict[str, Any]) -> None:
         self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
@@ -43,7 +45,7 @@ class Guard(Callback):
                 "The last good checkpoint was kept."
             )
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         unit = normalize(feature_store(trainer).query.features, dim=1)
         # A constant representation has no spread on the unit sphere; an isotropic one has 1 / sqrt(F) in each direction.
         spread = float(unit.std(dim=0, correction=0).mean()) * unit.shape[1] ** 0.5

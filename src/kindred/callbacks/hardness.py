@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 
 from kindred import distributed
 from kindred.callbacks.record import due, record
 from kindred.data.loading import ViewBatch
 from kindred.evaluation.hardness import penalty_entropy
 from kindred.losses import class_groups, image_groups
+from kindred.models.contrastive import ContrastiveModule
+from kindred.training.trainer import Trainer
 
 
 class HardnessCallback(Callback):
@@ -20,7 +22,7 @@ class HardnessCallback(Callback):
     """
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
+        self, trainer: Trainer, module: ContrastiveModule, outputs: Any, batch: ViewBatch, batch_idx: int
     ) -> None:
         if not due(trainer, batch_idx):
             return

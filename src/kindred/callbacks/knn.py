@@ -3,13 +3,15 @@
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 
 from kindred.callbacks.feature_store import BANK, Features, feature_store
 from kindred.callbacks.record import record
 from kindred.data.loading import ViewBatch
 from kindred.evaluation.accuracy import top_k_accuracies
 from kindred.evaluation.knn import knn_scores
+from kindred.models.contrastive import ContrastiveModule
+from kindred.training.trainer import Trainer
 
 INPUT_BANK = 100_000  # examples; beyond this the bank's inputs would not fit next to a training run
 
@@ -35,7 +37,7 @@ class KNNCallback(Callback):
         self.every_n_epochs = every_n_epochs
         self._inputs: tuple[list, list] = ([], [])
 
-    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: ContrastiveModule, stage: str) -> None:
         every = trainer.check_val_every_n_epoch
         if self.every_n_epochs < 1 or self.every_n_epochs % every:
             raise ValueError(
@@ -46,7 +48,7 @@ class KNNCallback(Callback):
     def on_validation_batch_end(
         self,
         trainer: Trainer,
-        module: LightningModule,
+        module: ContrastiveModule,
         outputs: Any,
         batch: ViewBatch,
         batch_idx: int,
@@ -57,7 +59,7 @@ class KNNCallback(Callback):
             if features is not None:
                 self._inputs[dataloader_idx].append(features)
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step and not last and (trainer.current_epoch + 1) % self.every_n_epochs:
             return

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 from torch import Tensor, nn
 
 from kindred.callbacks.feature_store import Features, feature_store
@@ -14,6 +14,8 @@ from kindred.data.loading import ViewBatch
 from kindred.data.order import permutation
 from kindred.distributed import world_size
 from kindred.evaluation.accuracy import top_k_accuracies
+from kindred.models.contrastive import ContrastiveModule
+from kindred.training.trainer import Trainer
 
 
 class LinearProbeCallback(Callback):
@@ -36,9 +38,9 @@ class LinearProbeCallback(Callback):
         self.bank_epochs = bank_epochs
         self.bank_batch = bank_batch
 
-    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: ContrastiveModule, stage: str) -> None:
         if not hasattr(self, "probe"):  # setup comes for the untrained encoder's evaluation and again for the training
-            self.build(module.encoder.num_features, trainer.datamodule.num_classes)
+            self.build(module.num_features, trainer.datamodule.num_classes)
 
     def build(self, features: int, classes: int) -> None:
         """The classifier, at zero, and its optimiser."""
@@ -54,21 +56,21 @@ class LinearProbeCallback(Callback):
         self.probe.load_state_dict(state["probe"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
         self.planned_steps = module.planned_steps
         self.probe.to(module.device)
         for state in self.optimizer.state.values():  # a resume loaded it on the CPU
             state.update({k: v.to(module.device) for k, v in state.items() if k != "step" and torch.is_tensor(v)})
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
+        self, trainer: Trainer, module: ContrastiveModule, outputs: Any, batch: ViewBatch, batch_idx: int
     ) -> None:
         if trainer.datamodule.train_is_labelled:
             features = outputs["features"]  # [V, B, F]
             decay = _cosine(trainer.global_step / self.planned_steps)
             self.step(features.flatten(0, 1), outputs["labels"].repeat(len(features)), decay)
 
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         if trainer.global_step == 0:
             return  # untrained, like the probe itself
         store = feature_store(trainer)

@@ -1,13 +1,15 @@
 """One way for every callback to log: at the number of optimiser steps taken, before the checkpoint of that step."""
 
 import math
+from collections.abc import Mapping
 
 import torch
-from lightning import Trainer
 from torch import Tensor
 
+from kindred.training.trainer import Trainer
 
-def record(trainer: Trainer, metrics: dict[str, float | Tensor]) -> None:
+
+def record(trainer: Trainer, metrics: Mapping[str, float | Tensor]) -> None:
     """Send `metrics` to every logger, and to `trainer.callback_metrics`, which other callbacks read.
 
     `self.log` would reach the loggers only after the step's checkpoint was written, so that a run killed between the two

@@ -3,12 +3,14 @@
 import time
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback
 
 from kindred.callbacks.record import due, record
 from kindred.data.loading import ViewBatch
 from kindred.evaluation.geometry import pair_similarity
 from kindred.evaluation.information import info_nce_bound
+from kindred.models.contrastive import ContrastiveModule
+from kindred.training.trainer import Trainer
 
 
 class TrainMetrics(Callback):
@@ -47,14 +49,14 @@ class TrainMetrics(Callback):
         self._start_lap()
         return speed
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
         self._start_lap()  # a resume in mid-epoch has no on_train_epoch_start
 
-    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
         self._start_lap()
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
+        self, trainer: Trainer, module: ContrastiveModule, outputs: Any, batch: ViewBatch, batch_idx: int
     ) -> None:
         self.lap_images += len(batch.labels) * trainer.world_size
         if due(trainer, batch_idx):

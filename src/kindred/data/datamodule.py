@@ -53,19 +53,20 @@ class DataModule(lightning.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_size, self.train_size, self.seed = val_size, train_size, seed
         self.monitor = "test" if val_size == 0 else "val"
-        self.train: Subset | None = None
+        self.is_set_up = False
 
     def prepare_data(self) -> None:
         self.check_batch_size(self._rank()[1])
         self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
-        if self.train is not None:
+        if self.is_set_up:
             return
         self.check_batch_size(self._rank()[1])
         if self.trainer is None:  # a notebook: nobody else calls it
             self.source.prepare()
         train, bank = self.source.load("train"), self.source.load("bank")
+        assert train is not None  # Source.load
         self.class_names = list(self.source.class_names)
         self.num_classes = len(self.class_names)
         self.train_is_labelled = bool((train.labels >= 0).all())
@@ -80,6 +81,7 @@ class DataModule(lightning.LightningDataModule):
             )
         self.bank = Subset(labelled, positions if bank is None else kept, self.views)
         self.train = Subset(train, positions, self.views)
+        self.is_set_up = True
 
     def _hold_out(self, labelled: Examples) -> tuple[Subset, np.ndarray]:
         """The query examples, and the positions of the labelled ones that are left."""
@@ -121,6 +123,7 @@ class DataModule(lightning.LightningDataModule):
     def test_dataset(self) -> Subset:
         """The source's official test examples. Training never reads them, unless `val_size` is 0."""
         test = self.source.load("test")
+        assert test is not None  # Source.load
         return Subset(test, np.arange(len(test.labels)), self.views)
 
     def train_dataloader(self) -> TrainLoader:

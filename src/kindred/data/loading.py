@@ -175,5 +175,5 @@ class _TrainItems:
         return self.dataset.train_items(*request)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -1,4 +1,4 @@
-"""Encoders: images [B, C, H, W] -> features [B, F]. Any module with the attribute `num_features` (F) can stand in."""
+"""A small convolutional encoder for CPUs."""
 
 from torch import Tensor, nn
 

@@ -1,5 +1,7 @@
 """torchvision's residual networks as encoders."""
 
+from typing import Any
+
 from torch import nn
 
 
@@ -16,7 +18,8 @@ def resnet(name: str = "resnet18", in_channels: int = 3, small_images: bool = Fa
     known = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
     if name not in known:
         raise ValueError(f"encoder.name: {name!r} is no ResNet of torchvision's; choose one of {', '.join(known)}")
-    encoder = torchvision.models.get_model(name, weights=None)
+    # Any: to torchvision a ResNet has no other attributes and no other layers than its own.
+    encoder: Any = torchvision.models.get_model(name, weights=None)
     encoder.num_features = encoder.fc.in_features
     encoder.fc = nn.Identity()
     if small_images:

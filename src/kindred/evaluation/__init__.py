@@ -1,0 +1,1 @@
+"""How good a representation is: functions of features and labels, which know nothing of Lightning."""

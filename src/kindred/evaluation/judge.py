@@ -61,5 +61,5 @@ def choose_knn(train: Encoded, val: Encoded, num_classes: int) -> tuple[int, flo
         for temperature in KNN_TEMPERATURES:
             scores = knn_vote(similarities[:, :k], voters[:, :k], temperature, num_classes)
             accuracies[k, temperature] = float((scores.argmax(dim=1) == val.labels).double().mean())
-    best = max(accuracies, key=accuracies.get)
+    best = max(accuracies, key=accuracies.__getitem__)
     return *best, accuracies[best]

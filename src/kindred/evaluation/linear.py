@@ -91,7 +91,7 @@ def fit_logistic(
     with torch.enable_grad():
         optimizer.step(objective)
         objective()
-    gradient = max(float(weight.grad.abs().max()), float(bias.grad.abs().max()))
+    gradient = max(float(each.grad.abs().max()) for each in (weight, bias) if each.grad is not None)
     if not gradient <= tolerance:
         warnings.warn(
             f"the linear classifier has not converged: with penalty {penalty:.1e} its gradient is {gradient:.1e} after "

@@ -49,16 +49,16 @@ class LogPartition(torch.autograd.Function):
                 before, maximum = maximum, torch.maximum(maximum, tile.amax(dim=1))
                 shrink = (before - maximum).exp_()
                 sums = torch.addcmul(tile.sub_(maximum[:, None]).exp_().sum(dim=1), sums, shrink)
-                if need_anchors:
+                if grad_anchors is not None:
                     grad_anchors[rows].mul_(shrink[:, None]).addmm_(tile, part)
             sums.clamp_(min=limits.tiny)
             total += torch.dot(weights[rows], sums.log() + maximum)
             scale = weights[rows] / sums  # turns exponentials into weighted probabilities without touching the tile
-            if need_own:
+            if grad_own is not None:
                 torch.mul((own[rows] - maximum).exp_(), scale, out=grad_own[rows])
-            if need_anchors:
+            if grad_anchors is not None:
                 grad_anchors[rows].mul_(scale[:, None])
-            if need_candidates:
+            if grad_candidates is not None:
                 grad_candidates.addmm_(tile.T, anchors[rows] * scale[:, None])
         ctx.save_for_backward(grad_anchors, grad_candidates, grad_own)
         return total

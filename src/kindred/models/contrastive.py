@@ -1,12 +1,12 @@
 """What every method shares: views in, loss and detached features out, one optimiser, one schedule."""
 
 import math
-from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,6 +17,7 @@ from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
 from kindred.optimisers.parameter_groups import parameter_groups
 from kindred.optimisers.schedules import warmup_cosine
 from kindred.temperature import Temperature
+from kindred.training.trainer import Trainer
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -31,28 +32,32 @@ class ContrastiveModule(lightning.LightningModule):
     """
 
     min_views = 2  # of each example
+    trainer: Trainer  # ty: ignore[incompatible-property-override]  Lightning's setter takes None too
 
     def __init__(
         self,
         encoder: nn.Module,
-        optimizer: Callable[..., Optimizer],
+        optimizer: partial[Optimizer],
         temperature: float | Temperature,
         warmup_epochs: float,
         loss: partial[Tensor],
     ) -> None:
         super().__init__()
-        if not hasattr(encoder, "num_features"):
+        num_features = getattr(encoder, "num_features", None)
+        if not isinstance(num_features, int):
             raise ValueError(
                 f"encoder: {type(encoder).__name__} lacks the attribute num_features, the length of its features"
             )
         tau = temperature if isinstance(temperature, Temperature) else Temperature(temperature)
         if loss.func in WITHOUT_TEMPERATURE and isinstance(temperature, Temperature):
             raise ValueError(
-                f"model.temperature: model.loss={loss.func.__name__} has none that could change; give a number"
+                f"model.temperature: model.loss={loss.func.__name__} "  # ty: ignore[missing-attribute]  a function
+                "has none that could change; give a number"
             )
         if warmup_epochs < 0:
             raise ValueError(f"model.warmup_epochs must be 0 or more, got {warmup_epochs}")
         self.encoder = encoder
+        self.num_features = num_features
         self.projector: nn.Module = nn.Identity()  # a method puts its own here: what the temperature acts on
         self.optimizer = optimizer
         self.tau = tau
@@ -60,7 +65,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.loss = loss
         self._step: dict[str, Any] = {}  # what the callbacks may observe of the running step
 
-    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
         """The method itself.
 
         Args:
@@ -146,7 +151,7 @@ class ContrastiveModule(lightning.LightningModule):
         """Optimiser steps of the whole run."""
         return self.steps_per_epoch * self.trainer.max_epochs
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One optimiser over all trainable parameters; linear warm-up, then cosine, moved at every step."""
         optimizer = self.optimizer(parameter_groups(self, self.optimizer.keywords.get("weight_decay", 0.0)))
         optimizer.register_step_post_hook(lambda *_: self.tau.bound())

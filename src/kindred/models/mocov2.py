@@ -4,7 +4,6 @@ He, Fan, Wu, Xie, Girshick: Momentum Contrast for Unsupervised Visual Representa
 Chen, Fan, Girshick, He: Improved Baselines with Momentum Contrastive Learning, 2020 (v2).
 """
 
-from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -43,7 +42,7 @@ class MoCoV2(ContrastiveModule):
     def __init__(
         self,
         encoder: nn.Module,
-        optimizer: Callable[..., Optimizer],
+        optimizer: partial[Optimizer],
         temperature: float | Temperature = 0.2,
         warmup_epochs: float = 0,
         hidden_dim: int = 2048,
@@ -62,11 +61,10 @@ class MoCoV2(ContrastiveModule):
                 raise ValueError(f"model.{key} must be from 0 to 1, got {value}")
         if key_batch_splits < 1:
             raise ValueError(f"model.key_batch_splits must be 1 or more, got {key_batch_splits}")
-        features = encoder.num_features
         self.projector = (
-            MoCoProjectionHead(features, hidden_dim, projection_dim)
+            MoCoProjectionHead(self.num_features, hidden_dim, projection_dim)
             if hidden_dim
-            else nn.Linear(features, projection_dim)
+            else nn.Linear(self.num_features, projection_dim)
         )
         self.key_encoder = deepcopy(nn.Sequential(encoder, self.projector))
         deactivate_requires_grad(self.key_encoder)
@@ -78,7 +76,7 @@ class MoCoV2(ContrastiveModule):
         self.symmetric = symmetric
         self.key_batch_splits = key_batch_splits
 
-    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
         views = batch.views
         asked = views[:2] if self.symmetric else views[:1]
         answering = (views[1], views[0]) if self.symmetric else views[1:2]
@@ -89,7 +87,7 @@ class MoCoV2(ContrastiveModule):
         losses = [contrast(q, k) for q, k in zip(queries, keys, strict=True)]
         self.entering = keys
         self._step["candidates"] = 1 + len(negatives)
-        return sum(losses) / len(losses), {"queue_fill": len(self.queue) / len(self.queue.features)}
+        return sum(losses[1:], losses[0]) / len(losses), {"queue_fill": len(self.queue) / len(self.queue.features)}
 
     @no_grad()
     def encode_keys(self, view: Tensor) -> Tensor:
@@ -107,9 +105,10 @@ class MoCoV2(ContrastiveModule):
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             end = self.momentum if self.momentum_end is None else self.momentum_end
             momentum = cosine_schedule(self.global_step, self.planned_steps, self.momentum, end)
-            query_side = [*self.encoder.parameters(), *self.projector.parameters()]
+            query_side: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
+            key_side: list[Tensor] = [*self.key_encoder.parameters()]
             with no_grad():  # k <- m k + (1 - m) q (v1, eq. 2), of all tensors in a few kernels
-                torch._foreach_lerp_(list(self.key_encoder.parameters()), query_side, 1 - momentum)
+                torch._foreach_lerp_(key_side, query_side, 1 - momentum)
 
     def on_fit_start(self) -> None:
         if self.key_batch_splits > 1:

@@ -3,7 +3,7 @@
 Dwibedi, Aytar, Tompson, Sermanet, Zisserman: With a Little Help from My Friends, ICCV 2021.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from lightly.models.modules.heads import NNCLRPredictionHead, NNCLRProjectionHead
@@ -32,7 +32,7 @@ class NNCLR(ContrastiveModule):
     def __init__(
         self,
         encoder: nn.Module,
-        optimizer: Callable[..., Optimizer],
+        optimizer: partial[Optimizer],
         temperature: float | Temperature = 0.1,
         warmup_epochs: float = 10,
         hidden_dim: int = 2048,
@@ -43,13 +43,13 @@ class NNCLR(ContrastiveModule):
         loss_options: dict | None = None,
     ) -> None:
         super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_NEIGHBOUR, loss, loss_options))
-        self.projector = NNCLRProjectionHead(encoder.num_features, hidden_dim, projection_dim)
+        self.projector = NNCLRProjectionHead(self.num_features, hidden_dim, projection_dim)
         self.predictor = NNCLRPredictionHead(projection_dim, predictor_dim, projection_dim)
         self.support = FeatureQueue(queue_size, projection_dim)
         # The same on every rank without being sent.
         self._ddp_params_and_buffers_to_ignore = ["support.features", "support.labels"]
 
-    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
         first, second = self.embed(self.projector, self.encode(batch.views[:2]))  # z1, z2 [B, D]
         both = torch.cat([first, second])
         predicted_first, predicted_second = self.predictor(both).chunk(2)  # p1, p2

@@ -3,7 +3,7 @@
 Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class SimCLR(ContrastiveModule):
     def __init__(
         self,
         encoder: nn.Module,
-        optimizer: Callable[..., Optimizer],
+        optimizer: partial[Optimizer],
         temperature: float | Temperature = 0.1,
         warmup_epochs: float = 10,
         hidden_dim: int = 2048,
@@ -38,9 +38,9 @@ class SimCLR(ContrastiveModule):
         loss_options: dict | None = None,
     ) -> None:
         super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options))
-        self.projector = SimCLRProjectionHead(encoder.num_features, hidden_dim, projection_dim)
+        self.projector = SimCLRProjectionHead(self.num_features, hidden_dim, projection_dim)
 
-    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
         features = self.encode(batch.views)  # h = f(x) [V, B, F]
         embeddings = self.embed(self.projector, features)  # z = g(h) [V, B, D]
         return contrast_images(embeddings, self.temperature, self.loss), {}

@@ -3,7 +3,7 @@
 Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan: Supervised Contrastive Learning, NeurIPS 2020.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 from lightly.models.modules.heads import MoCoProjectionHead
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class SupCon(ContrastiveModule):
     def __init__(
         self,
         encoder: nn.Module,
-        optimizer: Callable[..., Optimizer],
+        optimizer: partial[Optimizer],
         temperature: float | Temperature = 0.1,
         warmup_epochs: float = 10,
         hidden_dim: int = 2048,
@@ -36,7 +36,7 @@ class SupCon(ContrastiveModule):
         loss_options: dict | None = None,
     ) -> None:
         super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options))
-        self.projector = MoCoProjectionHead(encoder.num_features, hidden_dim, projection_dim)
+        self.projector = MoCoProjectionHead(self.num_features, hidden_dim, projection_dim)
 
     def setup(self, stage: str) -> None:
         datamodule = self.trainer.datamodule
@@ -46,7 +46,7 @@ class SupCon(ContrastiveModule):
                 "choose another model (simclr, mocov2, nnclr) or labelled data"
             )
 
-    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
         features = self.encode(batch.views)  # r = Enc(x) [V, B, F]
         embeddings = self.embed(self.projector, features)  # z = Proj(r) [V, B, D]
         self._step["groups"] = batch.labels

@@ -1,0 +1,1 @@
+"""What moves the weights: LARS, which parameters decay, and the schedule of the learning rate."""

@@ -76,7 +76,7 @@ class LARS(Optimizer):
         return loss
 
     def _step(self, weights: list[Tensor], adapted: bool, group: dict[str, Any]) -> None:
-        gradients = [weight.grad for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         updates = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
         if adapted:
             torch._foreach_mul_(updates, _trust_ratios(weights, gradients, group))

@@ -1,4 +1,4 @@
-"""Parameter groups and the learning-rate schedule that the methods share."""
+"""The learning-rate schedule that the methods share."""
 
 from math import cos, pi
 

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
@@ -80,7 +81,7 @@ def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
         raise ConfigError(f"{path}: no safetensors file: {error}") from error
     if "encoder" not in metadata:
         raise ConfigError(
-            f"{path}: its metadata does not say which encoder it holds; was it written by kindred.export?"
+            f"{path}: its metadata does not say which encoder it holds; was it written by `kindred export`?"
         )
     try:
         described = json.loads(metadata["encoder"])
@@ -105,7 +106,7 @@ def _safetensors(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Ca
     """Writes `path`; what reads images with it."""
     from safetensors.torch import save
 
-    config = OmegaConf.to_container(run.config, resolve=True)
+    config = cast("dict[str, Any]", OmegaConf.to_container(run.config, resolve=True))
     metadata = {"format": "pt", "encoder": json.dumps(config["encoder"]), "config": json.dumps(config)}
     path.write_bytes(save({name: value.contiguous() for name, value in encoder.state_dict().items()}, metadata))
     return load_encoder(path, trust={node._target_ for _, node in nodes(run.config.encoder)})

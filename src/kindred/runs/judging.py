@@ -6,7 +6,7 @@ test images are scored once. Raw pixels and the untrained encoder go through the
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from kindred.runs.run import Run, build_datamodule, build_module
 from kindred.runs.weights import load_encoder_weights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from kindred.data.datamodule import DataModule
     from kindred.runs.features import Encoded
@@ -65,8 +65,10 @@ def evaluate(
         )
     datamodule = run.datamodule() if data is None else other_datamodule(run, data, overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoders = {"untrained": untrained_encoder(run), "test": deepcopy(run.encoder)}
-    encoders = {name: encoder.to(device) for name, encoder in encoders.items() if encoder is not None}
+    frozen = {"untrained": untrained_encoder(run), "test": deepcopy(run.encoder)}
+    encoders: dict[str, Callable[[Tensor], Any]] = {
+        name: encoder.to(device) for name, encoder in frozen.items() if encoder is not None
+    }
     datamodule.setup()
     splits = cut(datamodule, labels, seed)
     raw = datamodule.test_dataset().part(np.arange(1)).__getitems__([0]).raw
@@ -129,7 +131,7 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Dat
 def untrained_encoder(run: Run) -> "nn.Module | None":
     """The very encoder that `run` started from, in eval mode; None if it came from a file that is gone.
 
-    Everything is built in the order of kindred.train, since the seed's random stream runs through all of it.
+    Everything is built in the order of `kindred.runs.train.train`, since the seed's random stream runs through all of it.
     """
     import lightning
     from lightning.pytorch.utilities.seed import isolate_rng

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,6 +11,8 @@ from kindred.runs.run import Run
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from kindred.data.images.datamodule import ImageSource
 
 FILES = {"safetensors": "encoder.safetensors", "onnx": "encoder.onnx", "torch-export": "encoder.pt2"}
 LOADING = {
@@ -72,7 +74,7 @@ def model_card(run: Run, output: Path, inputs: "Tensor", license: str) -> str:
     }
     shape = f"{str(inputs.dtype).removeprefix('torch.')} [B, {', '.join(map(str, inputs.shape[1:]))}], any B"
     if "image_size" in data:
-        source = run.datamodule().source
+        source = cast("ImageSource", run.datamodule().source)
         settings |= {"mean": list(source.mean), "standard deviation": list(source.std)}
         shape += ", values in [0, 1]"
     sections = [

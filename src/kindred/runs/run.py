@@ -6,8 +6,8 @@
     summary.json        flat: a metric's name -> its value at the last epoch, base lines, best values
     checkpoints/        last.ckpt, best.ckpt
     figures/            views.png, curves.png, neighbours.png; of an evaluation confusion.png, map.png
-    evaluation.json     of kindred.evaluate: accuracies on the test split (evaluation-<data>.json: on another data set's)
-    export/             of kindred.export: the encoder as a file, with a model card
+    evaluation.json     of `kindred evaluate`: accuracies on the test split (evaluation-<data>.json: on another data set's)
+    export/             of `kindred export`: the encoder as a file, with a model card
     wandb.json, wandb/  with LOGGER=wandb: the W&B run's id, project, entity and mode; what is logged of it
 
 Importing this module imports no torch, so that listing and comparing runs is quick.

@@ -11,7 +11,7 @@ from kindred.files import write_atomically
 from kindred.tracking.metrics_csv import read_metrics, summarise
 
 if TYPE_CHECKING:
-    from lightning import Trainer
+    from kindred.training.trainer import Trainer
 
 
 def print_summary(summary: dict[str, float], directory: Path, console: Console | None = None) -> None:

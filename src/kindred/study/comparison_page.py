@@ -45,7 +45,7 @@ def page(comparison: "Comparison") -> str:
 
     parts = re.split(r"\{\{(\w+)\}\}", TEMPLATE.read_text(encoding="utf-8"))
     script = parts[parts.index("data") + 1]  # from the data's place to the end of the page
-    code = re.search(r"<script>(.*)</script>", script, re.DOTALL)[1]
+    [code] = re.findall(r"<script>(.*)</script>", script, re.DOTALL)
     plotly = get_plotlyjs()
     groups, colours = comparison.groups, group_colours(comparison.groups)
     runs = sum(len(group.runs) for group in groups)

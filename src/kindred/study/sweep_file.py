@@ -20,7 +20,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from omegaconf import DictConfig
@@ -52,7 +52,7 @@ class SweepFile:
     name: str
     method: str
     metric: str
-    goal: str
+    goal: Literal["maximize", "minimize"]
     run_cap: int | None
     parts: tuple[dict[str, dict[str, Any]], ...]
     base: tuple[str, ...]
@@ -203,7 +203,7 @@ def _parameter(key: str, settings: Any) -> dict[str, Any]:
         raise ConfigError(
             f"parameters.{key} is {settings!r}: write {{value: ...}}, {{values: [...]}} or {{min: ..., max: ...}}"
         )
-    settings = dict(settings)
+    settings: dict[str, Any] = dict(settings)
     if "value" in settings:
         settings = {"values": [settings["value"]], "distribution": "constant"}
     whole = all(isinstance(settings.get(end), int) for end in ("min", "max"))
@@ -222,7 +222,7 @@ def _parameter(key: str, settings: Any) -> dict[str, Any]:
         if len(set(values)) < len(values):
             raise ConfigError(f"parameters.{key}.values is {values}: one of them is there twice")
         return settings
-    ends = [settings.get(end) for end in ("min", "max")]
+    ends: list[Any] = [settings.get(end) for end in ("min", "max")]
     if not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
         raise ConfigError(f"parameters.{key}: min is {ends[0]!r} and max is {ends[1]!r}; give two numbers, min < max")
     if kind == "log_uniform_values" and ends[0] <= 0:

@@ -11,13 +11,13 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from kindred.config import ConfigError
@@ -82,6 +82,7 @@ class TrialQueue:
             return self.sweep.grid()[: self.sweep.run_cap]
         if self.sweep.method == "random":
             draws = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+            assert self.sweep.run_cap is not None  # only a grid has none
             return [draws.ask(self.distributions).params for _ in range(self.sweep.run_cap)]
         return []
 
@@ -235,14 +236,14 @@ class TrialQueue:
         return rows
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> Generator[None]:
         """One process at a time: SQLite has no lock on a row, and two that ask at once would be given the same trial."""
         with (self.directory / "study.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     @contextmanager
-    def _registered(self) -> Iterator[str]:
+    def _registered(self) -> Generator[str]:
         """This process's name, locked as long as it lives: whoever comes next on this machine can tell."""
         folder = self.directory / "workers"
         folder.mkdir(exist_ok=True)
@@ -280,6 +281,7 @@ def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
     elif isinstance(distribution, IntDistribution):
         trial.suggest_int(key, distribution.low, distribution.high)
     else:
+        assert isinstance(distribution, FloatDistribution)
         trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 

@@ -1,4 +1,4 @@
-"""metrics.csv as a Lightning logger, and the loggers next to it."""
+"""metrics.csv as a Lightning logger."""
 
 from pathlib import Path
 from typing import Any

@@ -154,9 +154,9 @@ def draw_map(path: Path, points: np.ndarray, labels: np.ndarray, class_names: Se
     axes.scatter(*points.T, c=labels, cmap="tab20" if len(class_names) <= 20 else "hsv", s=9, linewidths=0)
     if len(class_names) <= 50:
         for label in np.unique(labels):
-            middle = np.median(points[labels == label], axis=0)
+            x, y = np.median(points[labels == label], axis=0)
             box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
-            axes.text(*middle, _short(class_names[label]), ha="center", va="center", fontsize=8, bbox=box)
+            axes.text(x, y, _short(class_names[label]), ha="center", va="center", fontsize=8, bbox=box)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")

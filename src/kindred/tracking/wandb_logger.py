@@ -36,6 +36,8 @@ class WandbProcess:
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the training
         )
+        assert self.process.stdin is not None  # a pipe
+        self.input = self.process.stdin
         start = {"directory": str(directory), "settings": settings, "command": sys.argv, "process": os.getpid()}
         self._write(start | {"seconds": 0.4 * WAIT})  # to connect, and again to upload
 
@@ -45,14 +47,14 @@ class WandbProcess:
 
     def _write(self, message: Any) -> None:
         with contextlib.suppress(OSError):  # it has ended, and said why, or finish() will tell
-            pickle.dump(message, self.process.stdin)
-            self.process.stdin.flush()
+            pickle.dump(message, self.input)
+            self.input.flush()
 
     def finish(self, exit_code: int = 0) -> None:
         """End the part of the run that this process logs; after `WAIT` seconds the process is left to itself."""
         self.send("finish", exit_code)
         with contextlib.suppress(OSError):
-            self.process.stdin.close()
+            self.input.close()
         try:
             done = self.process.wait(WAIT) == 0
         except subprocess.TimeoutExpired:

@@ -84,7 +84,7 @@ class Session:
         if run.offline:
             self.say(f"logging offline ({reason}); to upload later: {self._upload_command(run)}")
         elif not run.disabled:
-            self.say(run.url)
+            self.say(str(run.url))
         return run
 
     def _end_service(self) -> None:
@@ -124,7 +124,7 @@ class Session:
         """A table with a row for each query and neighbour; arguments as of `kindred.tracking.figures.draw_neighbours`."""
         import wandb
 
-        columns = ["query", "query class", "rank", "neighbour", "neighbour class", "similarity"]
+        columns: list[str | int] = ["query", "query class", "rank", "neighbour", "neighbour class", "similarity"]
         table = wandb.Table(columns=columns)
         for query, name, *found in zip(queries, query_names, neighbours, neighbour_names, similarities, strict=True):
             picture = _picture(query)

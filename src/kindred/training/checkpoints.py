@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from kindred.data.loading import ViewBatch
 from kindred.training.stop_signals import StopSignals
+from kindred.training.trainer import Trainer
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -32,10 +32,11 @@ class StopSignals:
         connector._sigterm_notifier_fn = connector._slurm_sigusr_handler_fn = self._note
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         if self._group is None and dist.is_initialized():
-            self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+            world = dist.get_backend() == "gloo"
+            self._group = dist.group.WORLD if world else dist.new_group(backend="gloo")  # ty: ignore[invalid-assignment]  it is of all ranks
 
-    def _note(self, number: int, _: Any) -> None:
-        self.received = max(self.received, REQUEUE if number == signal.SIGUSR1 else STOP)
+    def _note(self, signum: int, _: Any) -> None:
+        self.received = max(self.received, REQUEUE if signum == signal.SIGUSR1 else STOP)
 
     def agreed(self) -> bool:
         """Whether any rank got a signal. All ranks must ask at the same place."""
@@ -46,7 +47,7 @@ class StopSignals:
         """The minimum of each count over the ranks."""
         return self._reduce(counts, dist.ReduceOp.MIN)
 
-    def _reduce(self, values: list[int], operation: dist.ReduceOp) -> list[int]:
+    def _reduce(self, values: list[int], operation: dist.ReduceOp.RedOpType) -> list[int]:
         if self._group is None:
             return values
         reduced = torch.tensor(values)

@@ -2,12 +2,26 @@
 
 import gc
 import inspect
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import lightning
 import torch
-from lightning import LightningModule
+from lightning import Callback
+from torch import nn
+from torch.optim import Optimizer
+
+from kindred.data.datamodule import DataModule
+
+
+class Method(Protocol):
+    """What can be sped up of a module."""
+
+    encoder: nn.Module
+    optimizer: partial[Optimizer]
+
+    def children(self) -> Iterator[nn.Module]: ...
 
 
 class Trainer(lightning.Trainer):
@@ -21,6 +35,14 @@ class Trainer(lightning.Trainer):
         fused: update all weights in one kernel, where the optimiser has one (torch's SGD, Adam and AdamW do; LARS does not)
             and was not told otherwise (`model.optimizer.fused`).
     """
+
+    # What callbacks and methods read: Lightning sets it elsewhere or leaves it open, Kindred's configurations do not.
+    callbacks: list[Callback]
+    datamodule: DataModule
+    log_every_n_steps: int
+    max_epochs: int
+    check_val_every_n_epoch: int  # ty: ignore[incompatible-mutable-override]  None is not among the choices
+    __signature__: ClassVar[inspect.Signature]
 
     def __init__(
         self, *args: Any, compile: bool = False, channels_last: bool = False, fused: bool = False, **kwargs: Any
@@ -39,7 +61,7 @@ class Trainer(lightning.Trainer):
         finally:
             gc.unfreeze()
 
-    def speed_up(self, module: LightningModule) -> None:
+    def speed_up(self, module: Method) -> None:
         """Prepare `module` for this trainer, before fit."""
         if self.channels_last:
             module.encoder.to(memory_format=torch.channels_last)

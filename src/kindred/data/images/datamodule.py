@@ -1,24 +1,37 @@
 """The DataModule of images."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from kindred.data.datamodule import DataModule
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.views import MultiView
 from kindred.data.source import ArrayExamples, Source
 
 
+class ImageSource(Source, Protocol):
+    """What is asked of a source of images."""
+
+    mean: Sequence[float]  # per channel, of pixels in [0, 1]
+    std: Sequence[float]
+
+
 class ImageDataModule(DataModule):
     """Tells the views which images to expect, and refuses those that are others.
 
     Args:
-        source: with `mean` and `std`, per channel, of pixels in [0, 1]: what the views normalise by.
+        source: whose `mean` and `std` the views normalise by.
         image_size: height and width of evaluation images in pixels; in-memory images of another size are resized.
         channels: of the images; like `image_size` declared, since the encoder's configuration refers to it.
         views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed: see DataModule.
     """
 
+    source: ImageSource
+    views: MultiView
+
     def __init__(
         self,
-        source: Source,
+        source: ImageSource,
         views: MultiView,
         batch_size: int,
         image_size: int,
@@ -34,7 +47,7 @@ class ImageDataModule(DataModule):
         views.expect(image_size, source.mean, source.std)
 
     def setup(self, stage: str | None = None) -> None:
-        if self.train is None:
+        if not self.is_set_up:
             super().setup(stage)
             self._check_images()
 

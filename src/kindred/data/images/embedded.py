@@ -1,7 +1,7 @@
-"""Where images come from. A source knows its splits and its pixels' statistics; it knows nothing of batches.
+"""Images that need no download, since they ship with scikit-image and scikit-learn: `Photos` and `Digits`.
 
-`Photos` and `Digits` need no download: their images ship with scikit-image and scikit-learn. Both are written once as
-.npy files, because importing those two libraries costs more than all the rest of the data's start-up.
+Both are written once as .npy files, because importing those two libraries costs more than all the rest of the data's
+start-up.
 """
 
 from pathlib import Path

@@ -14,6 +14,9 @@ class NormalizedEncoder(nn.Module):
         mean, std: per channel, of pixels in [0, 1].
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, encoder: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.encoder = encoder

@@ -171,7 +171,8 @@ def resample(images: Tensor, boxes: Tensor, flip: Tensor | None, size: tuple[int
 
     `boxes` int64 [B, 4] as (top, left, height, width), `flip` bool [B] or None. Bilinear, antialiased where it shrinks.
     """
-    return resample_taps(images, box_taps(boxes, flip, images.shape[2:], size))
+    height, width = images.shape[2:]
+    return resample_taps(images, box_taps(boxes, flip, (height, width), size))
 
 
 def resample_affine(

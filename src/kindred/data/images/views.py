@@ -155,7 +155,7 @@ class MultiView(Views):
     def __init__(self, views: Sequence[View], seed: int) -> None:
         self.views = tuple(views)
         self.seed = int(seed)
-        self.image_size: int | None = None
+        self.image_size = 0
         self.mean: tuple[float, ...] = ()
         self.std: tuple[float, ...] = ()
         self._statistics: dict[torch.device, tuple[Tensor, Tensor]] = {}
@@ -191,15 +191,17 @@ class MultiView(Views):
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._statistics:  # copied once: a copy per batch would wait for the device
-            self._statistics[device] = tuple(
+            mean, std = (
                 torch.tensor(value, dtype=torch.float32, device=device).view(-1, 1, 1)
                 for value in (self.mean, self.std)
             )
+            self._statistics[device] = mean, std
         return self._statistics[device]
 
     def as_features(self, inputs: Tensor) -> Tensor:
         """Their pixels, averaged down to at most 32x32."""
-        return adaptive_avg_pool2d(inputs, [min(32, side) for side in inputs.shape[2:]]).flatten(1)
+        height, width = inputs.shape[2:]
+        return adaptive_avg_pool2d(inputs, (min(32, height), min(32, width))).flatten(1)
 
     def pictures(self, inputs: Tensor) -> Tensor:
         mean, std = self._on(inputs.device)
@@ -328,10 +330,10 @@ def _sampling(
 
 def _colour_steps(view: View, u: Tensor) -> list[tuple[Tensor, list[Operation]]]:
     """What follows the resampling: where it happens (bool [B]), and the operations with their parameters [B]."""
-    steps = []
+    steps: list[tuple[Tensor, list[Operation]]] = []
     if view.jitters:
         happens = u[:, Draw.JITTER] < view.jitter
-        operations = []
+        operations: list[Operation] = []
         for draw, strength, adjust in (
             (Draw.BRIGHTNESS, view.brightness, colour.adjust_brightness_),
             (Draw.CONTRAST, view.contrast, colour.adjust_contrast_),
