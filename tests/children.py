@@ -15,6 +15,10 @@ from kindred import config
 from kindred.commands.train import main
 from kindred.runs import train
 
+# The first backward of a process starts autograd's threads. After torch.export there would be one to start, and no child
+# that is forked later could run backward.
+torch.ones(1, requires_grad=True).sum().backward()
+
 DIGITS = [
     "data=digits",
     "data.batch_size=256",
