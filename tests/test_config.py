@@ -6,7 +6,8 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from kindred.config import CONFIGS, ConfigError, build, check, compose, nodes
+from kindred.config import ConfigError, build, check, compose, nodes
+from kindred.config_files import CONFIGS
 from kindred.runs.trust import TRUSTED
 
 
