@@ -47,7 +47,7 @@ def passed_on(venv, *words, **environment):
 def hostile(tmp_path):
     """A value that runs something wherever make or a shell reads it."""
     touch = f"touch {tmp_path / 'ran'}"
-    return f"it's $(shell {touch}) $({touch}) `{touch}` ${{HOME}} $$HOME $HOME \"q\" a,b # * \\;{touch};\n\t{touch} #\\"
+    return f'it\'s $(shell {touch}) $({touch}) `{touch}` ${{HOME}} $$HOME $HOME "q" a,b # * \\;{touch};\n\t{touch} #\\'
 
 
 @pytest.mark.parametrize(
@@ -56,9 +56,16 @@ def hostile(tmp_path):
         (
             "train",
             {
-                **{"MODEL": "model={}", "DATA": "data={}", "ENCODER": "encoder={}", "VIEWS": "views={}"},
-                **{"TRAINER": "trainer={}", "LOGGER": "logger={}", "SEED": "seed={}", "EPOCHS": "trainer.max_epochs={}"},
-                **{"DEVICES": "trainer.devices={}", "RESUME": "resume={}"},
+                "MODEL": "model={}",
+                "DATA": "data={}",
+                "ENCODER": "encoder={}",
+                "VIEWS": "views={}",
+                "TRAINER": "trainer={}",
+                "LOGGER": "logger={}",
+                "SEED": "seed={}",
+                "EPOCHS": "trainer.max_epochs={}",
+                "DEVICES": "trainer.devices={}",
+                "RESUME": "resume={}",
             },
         ),
         ("sweep", {"SWEEP": "{}", "MODEL": "model={}", "JOBS": "--jobs={}", "ENGINE": "--engine={}"}),

@@ -78,7 +78,7 @@ def _keys(group: str, words: list[str]) -> dict[str, Any]:
                 yield f"{path}.{name}", node._get_node(name)
                 yield from below(node._get_node(name), f"{path}.{name}")
 
-    return dict(below(config._get_node(group), group))
+    return dict(below(config._get_node(group, validate_access=False), group))
 
 
 def say_own_configs() -> None:

@@ -116,7 +116,7 @@ def choices_and_keys(words: Sequence[str]) -> str:
     for key, meaning in KEYS.items():
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(config, parent) if parent else config
-        if node is not None and name in node:
+        if node is not None and name in node.keys():  # noqa: SIM118 - a value that is missing counts
             value = "???" if OmegaConf.is_missing(node, name) else "null" if node[name] is None else node[name]
             lines.append(f"  {f'{key}={value}':40} {meaning}")
     return "\n".join(lines)
