@@ -66,6 +66,12 @@ def test_choices_are_those_of_both(own):
     assert "model=        [mine] mocov2 nnclr simclr supcon\n" in choices_and_keys(["model=mine"])
 
 
+def test_a_file_that_is_no_yaml_is_named_in_one_line(own):
+    own("model/mine", "temperature: [0.1\nx: 1\n")
+    with pytest.raises(ConfigError, match=r"^[^\n]*mine\.yaml.*line 2[^\n]*$"):
+        compose(["model=mine"])
+
+
 def test_in_a_clone_there_are_no_own_ones(monkeypatch, tmp_path):
     monkeypatch.chdir(CONFIGS.parent)
     assert own_configs() is None

@@ -9,18 +9,23 @@ from pathlib import Path
 
 import pytest
 
+from kindred import config_files
 from kindred.study.sweep_file import read_sweep
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["encoder.widths=[8,16]", "model.hidden_dim=32", "trainer.max_epochs=2"]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    place = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(place)]
+def built(place, version):
+    """The wheel, which needs no network: hatchling is here."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", f"wheel:{version}", "-d", str(place)]
     subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     return next(place.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    return built(tmp_path_factory.mktemp("wheel"), "standard")
 
 
 def files(folder, pattern):
@@ -34,6 +39,13 @@ def test_it_holds_the_package_the_configs_and_nothing_else(wheel):
     package = files(ROOT / "src", "*.py") | files(ROOT / "src", "*.html")
     assert names == package | {f"kindred/configs/{name}" for name in files(ROOT / "configs", "*.yaml")}
     assert entry_points == ["[console_scripts]\nkindred = kindred.__main__:main\n"]
+
+
+def test_an_editable_installation_has_no_copy_of_them(tmp_path):
+    with zipfile.ZipFile(built(tmp_path, "editable")) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert [archive.read(name).decode().split() for name in names] == [[str(ROOT / "src")]]
+    assert config_files.CONFIGS == ROOT / "configs"
 
 
 def run(place, target, *command):
@@ -65,6 +77,7 @@ def test_it_composes_without_the_clone(wheel, tmp_path):
 import json
 from kindred.config import compose
 from kindred.config_files import config_directories
+from kindred import config_files
 from kindred.study.sweep_file import read_sweep
 config = compose(["model=mine", "data=digits"])
 places = [str(place) for place in config_directories()]

@@ -65,12 +65,13 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     _search_own_configs()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = hydra_compose("train", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra lets some of the others' through
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # Hydra lets the others through
         raise ConfigError(_explain(error, overrides)) from error
     with open_dict(config):
         choices = config.pop("hydra").runtime.choices

@@ -43,6 +43,6 @@ def top_level() -> dict[str, Any]:
 
 def default_choices() -> dict[str, str | None]:
     """The groups of train.yaml, in its order, with the choice that each has where nobody makes another."""
-    entries = [entry for entry in top_level()["defaults"] if isinstance(entry, dict)]
+    entries = [entry for entry in top_level().get("defaults", []) if isinstance(entry, dict)]
     groups = [(str(group), name) for entry in entries for group, name in entry.items()]
     return {group: name for group, name in groups if not group.startswith("optional ")}  # those come by themselves
