@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,17 @@ def test_runs_are_several_globs_or_one_path_that_is_there(venv, tmp_path):
     value = hostile(tmp_path)
     assert passed_on(venv, "compare", f"RUNS={value}") == ["compare", *value.split()]
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_in_a_directory_with_blanks_and_quotes_is_compared(run, tmp_path):
+    place = tmp_path / "it's a dir" / "a run"
+    shutil.copytree(run, place)
+    done = make(
+        Path(sys.executable).parents[1], "compare", f"RUNS={place.parent}/*", f"ARGS=--output {tmp_path}/page.html"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kNN best" in done.stdout
+    assert (tmp_path / "page.html").exists()
 
 
 def test_args_are_words_of_a_shell(venv):

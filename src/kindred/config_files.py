@@ -38,7 +38,7 @@ def top_level() -> dict[str, Any]:
     """What train.yaml says: its keys, and its defaults list."""
     import yaml
 
-    return yaml.safe_load(find_config("train").read_text())
+    return yaml.safe_load((find_config("train") or CONFIGS / "train.yaml").read_text())
 
 
 def default_choices() -> dict[str, str | None]:

@@ -5,11 +5,12 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from kindred.config_files import config_names, default_choices, own_configs, top_level
 
+Completer = Callable[..., list[str]]  # (prefix, parsed_args, ...) -> candidates, in argcomplete's way
 COMPLETING = "_ARGCOMPLETE"  # argcomplete's variable: a shell asks for candidates
 
 
@@ -20,6 +21,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, **settings
         )
+
+    def add_completed(self, *flags: str, by: Completer, **settings: Any) -> None:
+        """`add_argument`, of something whose candidates are those of `by`."""
+        vars(self.add_argument(*flags, **settings))["completer"] = by  # where argcomplete looks for it
 
     def read(self, words: Sequence[str] | None) -> argparse.Namespace:
         """What `words` say, options and the rest in any order; answers the shell instead, and ends, if it asks."""
@@ -37,15 +42,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {self.prog}: {message}{f'; did you mean {close[0]!r}?' if close else ''}\n")
 
 
-def names(group: str) -> Any:
+def names(group: str) -> Completer:
     """A completer: the names of files in configs/<group>/."""
     return lambda **_: config_names(group)
 
 
 def overrides(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """A completer: groups, their choices, and the keys that the words before give the configuration."""
-    sign, word = re.match(r"([+~]*)(.*)", prefix, flags=re.DOTALL).groups()
-    key, equals, _ = word.partition("=")
+    word = prefix.lstrip("+~")
+    sign, key, equals = prefix.removesuffix(word), word.partition("=")[0], "=" in word
     groups = default_choices()
     if equals and key in groups:
         return [f"{sign}{key}={name}" for name in config_names(key)]

@@ -50,12 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status. Errors that Kindred raised on purpose take one line."""
     parser = Parser("kindred evaluate", __doc__)
     parser.add_argument("--run", default="logs/latest", help="run directory (default: %(default)s)")
-    parser.add_argument("--data", help="another data set of configs/data/").completer = names("data")
+    parser.add_completed("--data", by=names("data"), help="another data set of configs/data/")
     parser.add_argument("--labels", type=float, default=1.0, help="share of the train labels (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of that share (default: %(default)s)")
     parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
-    more = parser.add_argument("overrides", nargs="*", help="Hydra overrides of the other data set")
-    more.completer = overrides
+    parser.add_completed("overrides", by=overrides, nargs="*", help="Hydra overrides of the other data set")
     options = parser.read(arguments)
 
     def work() -> None:

@@ -52,8 +52,8 @@ def run_with_wandb(sweep: SweepFile) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 1 if all trainings failed."""
     parser = Parser("kindred sweep", __doc__)
-    parser.add_argument("sweep", help="a file of configs/sweep/, or a path").completer = names("sweep")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of every training").completer = overrides
+    parser.add_completed("sweep", by=names("sweep"), help="a file of configs/sweep/, or a path")
+    parser.add_completed("overrides", by=overrides, nargs="*", help="Hydra overrides of every training")
     parser.add_argument("--engine", choices=("optuna", "wandb"), default="optuna")
     parser.add_argument(
         "--jobs", type=int, default=1, help="trainings side by side, each with its share of the machine"

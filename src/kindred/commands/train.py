@@ -45,8 +45,8 @@ KEYS = {  # the most used ones
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = Parser("kindred train", __doc__, usage="kindred train [--cfg] [key=value ...]", add_help=False)
-    words = parser.add_argument("overrides", nargs="*", metavar="key=value", help="Hydra overrides: groups and keys")
-    words.completer = overrides
+    settings = {"nargs": "*", "metavar": "key=value", "help": "Hydra overrides: groups and keys"}
+    parser.add_completed("overrides", by=overrides, **settings)
     parser.add_argument("--cfg", action="store_true", help="print the configuration and stop")
     parser.add_argument("-h", "--help", action="store_true", help="print this and stop")
     options = parser.read(arguments)
