@@ -165,7 +165,8 @@ def check(config: DictConfig) -> None:
         try:
             target = get_object(node._target_)
         except Exception as error:
-            raise ConfigError(f"{path}._target_: {node._target_!r} cannot be imported: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{path}._target_: {node._target_!r} cannot be imported: {reason}") from error
         parameters = inspect.signature(target).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             continue
