@@ -6,7 +6,9 @@
 # TRAINER=auto|cpu|gpu|ddp|ddp_cpu: where it runs; ddp is all GPUs, or DEVICES of them (docs/clusters.md).
 # SWEEP: a file of configs/sweep/; JOBS=n: trainings side by side; STORAGE: a database server; ENGINE=wandb: W&B's sweeps.
 # DEBUG=1: a few batches of everything. PROFILE=1: writes a profile. RESUME=<run directory>: goes on with that run.
-# ARGS: any Hydra overrides. TORCH=cpu|auto|cu...: another build of torch than the package index's (make setup).
+# RUNS: globs with blanks between them, or one path that is there, blanks and all.
+# ARGS: any Hydra overrides, as words of a shell. All other values reach the program as they are, $, quotes and blanks too.
+# TORCH=cpu|auto|cu...: another build of torch than the package index's (make setup).
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -15,10 +17,39 @@ BIN := $(VENV)/bin
 TORCH ?= $(shell cat $(VENV)/.torch 2>/dev/null)
 INSTALLED := $(VENV)/.installed-$(or $(TORCH),default)
 
+# What each command takes. A variable that is given to make and not among them is a mistake.
+CHOICES := MODEL DATA ENCODER VIEWS TRAINER LOGGER SEED EPOCHS DEVICES RESUME DEBUG PROFILE
+takes_train := $(CHOICES)
+takes_sweep := $(CHOICES) SWEEP JOBS STORAGE ENGINE RETRY
+takes_compare := RUNS
+takes_evaluate := RUN DATA LABELS SEED
+takes_export := RUN FORMAT
+ANY := ARGS VENV PYTHON TORCH
+
+define NEWLINE
+
+
+endef
+quote = '$(subst $(NEWLINE),'$$'\n'',$(subst ','\'',$(1)))'
+from = $(foreach name,$(2),$(if $(filter $(1),$(firstword $(origin $(name)))),$(name)))
+
+GOALS := $(or $(MAKECMDGOALS),help)
+TAKEN := $(sort $(foreach goal,$(GOALS),$(takes_$(goal))) $(ANY))
+UNKNOWN := $(firstword $(filter-out $(TAKEN) SHELL,$(call from,command,$(.VARIABLES))))
+ifneq ($(UNKNOWN),)
+NEAREST := $(shell $(PYTHON) -c 'import difflib, sys; name, *known = sys.argv[1:]; \
+	print(*difflib.get_close_matches(name.upper(), known, 1))' $(call quote,$(UNKNOWN)) $(TAKEN))
+$(error make $(GOALS) takes no $(UNKNOWN)$(if $(NEAREST),; did you mean $(NEAREST)?,.) It takes: $(TAKEN))
+endif
+# Values are text: make expands no $ in them, neither here nor when it exports them to what it runs.
+$(foreach name,$(call from,command environment,$(takes_sweep) $(takes_compare) $(takes_evaluate) $(takes_export)),\
+	$(eval override $(name) := $$(value $(name))))
+
 DEBUGGING := trainer.max_epochs=2 trainer.limit_train_batches=4 trainer.limit_val_batches=2 \
 	trainer.log_every_n_steps=1 trainer.detect_anomaly=true
 PROFILING := 'trainer.profiler={_target_: lightning.pytorch.profilers.PyTorchProfiler, filename: profile}'
-group = $(if $($(1)),$(2)=$($(1)))
+group = $(if $($(1)),$(call quote,$(2)=$($(1))))
+option = $(if $($(1)),$(2)=$(call quote,$($(1))))
 OVERRIDES = $(call group,MODEL,model) $(call group,DATA,data) $(call group,ENCODER,encoder) $(call group,VIEWS,views) \
 	$(call group,TRAINER,trainer) $(call group,LOGGER,logger) $(call group,SEED,seed) \
 	$(call group,EPOCHS,trainer.max_epochs) $(call group,DEVICES,trainer.devices) $(call group,RESUME,resume) \
@@ -51,18 +82,19 @@ train: $(INSTALLED) ## train: MODEL=simclr DATA=photos ... (see the top of the M
 	@$(BIN)/python -m kindred train $(OVERRIDES) $(ARGS)
 
 sweep: $(INSTALLED) ## many trainings: SWEEP=temperature MODEL=... JOBS=2 (go on: the same command again)
-	@$(if $(STORAGE),KINDRED_STORAGE='$(STORAGE)') $(BIN)/python -m kindred sweep $(or $(SWEEP),temperature) $(OVERRIDES) \
-		$(ARGS) $(if $(JOBS),--jobs $(JOBS)) $(if $(ENGINE),--engine $(ENGINE)) $(if $(RETRY),--retry)
+	@$(call option,STORAGE,KINDRED_STORAGE) $(BIN)/python -m kindred sweep $(call quote,$(or $(SWEEP),temperature)) \
+		$(OVERRIDES) $(ARGS) $(call option,JOBS,--jobs) $(call option,ENGINE,--engine) $(if $(RETRY),--retry)
 
 compare: $(INSTALLED) ## runs side by side: RUNS="logs/photos/*/*", or a sweep's directory
-	@$(BIN)/python -m kindred compare $(foreach run,$(or $(RUNS),logs),'$(run)') $(ARGS)
+	@runs=$(call quote,$(or $(RUNS),logs)); if [ -e "$$runs" ] || compgen -G "$$runs" > /dev/null; then IFS=; fi; \
+		set -f; words=($$runs); set +f; $(BIN)/python -m kindred compare "$${words[@]}" $(ARGS)
 
 evaluate: $(INSTALLED) ## judge a finished run on the test split: RUN=logs/latest DATA=... LABELS=0.1
-	@$(BIN)/python -m kindred evaluate --run $(or $(RUN),logs/latest) $(if $(DATA),--data $(DATA)) \
-		$(if $(LABELS),--labels $(LABELS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+	@$(BIN)/python -m kindred evaluate $(call option,RUN,--run) $(call option,DATA,--data) \
+		$(call option,LABELS,--labels) $(call option,SEED,--seed) $(ARGS)
 
 export: $(INSTALLED) ## write a run's encoder to a file: RUN=logs/latest FORMAT=safetensors|onnx|torch-export
-	@$(BIN)/python -m kindred export --run $(or $(RUN),logs/latest) --format $(or $(FORMAT),safetensors) $(ARGS)
+	@$(BIN)/python -m kindred export $(call option,RUN,--run) $(call option,FORMAT,--format) $(ARGS)
 
 test: $(INSTALLED) ## run the tests that take minutes
 	$(BIN)/python -m pytest -q -m "not slow"

@@ -8,14 +8,14 @@ import difflib
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from math import sqrt
-from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from kindred.config_files import CONFIGS, config_names, default_choices, own_configs
 
 
 class ConfigError(ValueError):
@@ -74,11 +74,14 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
+    _search_own_configs()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = hydra_compose("train", list(overrides), return_hydra_config=True)
-    except HydraException as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # Hydra lets the others through
         raise ConfigError(_explain(error, overrides)) from error
     with open_dict(config):
         choices = config.pop("hydra").runtime.choices
@@ -87,12 +90,35 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
+@cache
+def _search_own_configs() -> None:
+    """Tell Hydra to look into a working directory's own configs/ first.
+
+    `hydra.searchpath` cannot: its places come after the one that holds train.yaml.
+    """
+    from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    class OwnConfigs(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            kindred = any(place.path.removeprefix("file://") == str(CONFIGS) for place in search_path.get_path())
+            if kindred and (own := own_configs()):  # other users of Hydra in this process search as they did
+                search_path.prepend("own", f"file://{own}", SearchPathQuery(provider="main"))
+
+    Plugins.instance().register(OwnConfigs)
+
+
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """Hydra's message in one line, with the names or keys that exist where it says that one does not."""
-    message = str(error).strip()
+    message = " ".join(str(error).partition("\nConfig search path:")[0].split())
     if name := re.search(r"Could not find '([^']+)/([^'/]+)'", message):
-        valid = sorted(path.stem for path in (CONFIGS / name[1]).glob("*.yaml"))
-        return f"{name[1]}={name[2]}: there is no configs/{name[1]}/{name[2]}.yaml{_among(name[2], valid, 'Choices')}"
+        among = _among(name[2], config_names(name[1]), "Choices")
+        return f"{name[1]}={name[2]}: there is no configs/{name[1]}/{name[2]}.yaml{among}"
+    if word := getattr(error, "override", None):  # an OverrideParseException's
+        groups = [group for group in default_choices() if word in config_names(group)]
+        meant = f"; did you mean {groups[0]}={word}?" if groups else f" ({message.partition(' See http')[0]})"
+        return f"{word}: write key=value, and quotes around a value with special characters{meant}"
     if override := re.search(r"Could not override '([^']+)'", message):
         key = override[1]
         others = [text for text in overrides if not text.lstrip("+~").startswith(f"{key}=")]
@@ -149,7 +175,8 @@ def check(config: DictConfig) -> None:
         try:
             target = get_object(node._target_)
         except Exception as error:
-            raise ConfigError(f"{path}._target_: {node._target_!r} cannot be imported: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{path}._target_: {node._target_!r} cannot be imported: {reason}") from error
         parameters = inspect.signature(target).parameters
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             continue

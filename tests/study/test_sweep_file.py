@@ -6,7 +6,8 @@ import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from kindred.config import CONFIGS, ConfigError, compose
+from kindred.config import ConfigError, compose
+from kindred.config_files import CONFIGS
 from kindred.study.sweep_file import as_overrides, check, read_sweep
 from kindred.study.sweep_rows import published
 

@@ -9,7 +9,6 @@ Runs that differ in nothing but their seeds are one row: mean ± sample standard
 the file system and needs no network.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kindred.commands.command_line import Parser
 from kindred.commands.errors import attempt
 from kindred.files import write_atomically
 from kindred.runs.run import Run
@@ -89,13 +89,11 @@ def _table(comparison: Comparison, columns: Sequence[Column]) -> Table:
 
 def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
     """The command line; returns the exit status. `api` stands in for `wandb.Api()`."""
-    parser = argparse.ArgumentParser(
-        prog="kindred compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("kindred compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="globs, directories, wandb:entity/project")
     parser.add_argument("--output", type=Path, default=Path("comparison.html"), help="where the page goes")
     parser.add_argument("--sort", metavar="METRIC", help="rows by this metric, the highest first")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
 
     def work() -> None:
         if options.output.is_dir():

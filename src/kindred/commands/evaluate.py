@@ -11,11 +11,11 @@ test images are scored once. Raw pixels and the untrained encoder go through the
 figures/confusion.png and map.png into the run directory (evaluation-cifar10.json, evaluation-labels0.01.json, ...).
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kindred.commands.command_line import Parser, names, overrides, say_own_configs
 from kindred.commands.errors import attempt
 from kindred.runs.judging import evaluate
 from kindred.runs.run import load_run
@@ -48,18 +48,18 @@ def print_evaluation(result: dict[str, Any], directory: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status. Errors that Kindred raised on purpose take one line."""
-    parser = argparse.ArgumentParser(
-        prog="kindred evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("kindred evaluate", __doc__)
     parser.add_argument("--run", default="logs/latest", help="run directory (default: %(default)s)")
-    parser.add_argument("--data", help="another data set of configs/data/")
+    parser.add_completed("--data", by=names("data"), help="another data set of configs/data/")
     parser.add_argument("--labels", type=float, default=1.0, help="share of the train labels (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of that share (default: %(default)s)")
     parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of the other data set")
-    options = parser.parse_intermixed_args(arguments)
+    parser.add_completed("overrides", by=overrides, nargs="*", help="Hydra overrides of the other data set")
+    options = parser.read(arguments)
 
     def work() -> None:
+        if options.data:
+            say_own_configs()
         run = load_run(options.run, options.trust)
         result = evaluate(run, options.data, options.labels, options.seed, options.overrides)
         print_evaluation(result, run.path)

@@ -8,10 +8,10 @@ All take images float32 [B, C, S, S] in [0, 1] with S = data.image_size and any 
 outside: it depends on the images' sizes, and runtimes do not agree on how antialiasing rounds; README.md says what it was.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from kindred.commands.command_line import Parser
 from kindred.commands.errors import attempt
 from kindred.runs.model_card import FILES
 from kindred.runs.run import load_run
@@ -19,15 +19,13 @@ from kindred.runs.run import load_run
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status. Errors that Kindred raised on purpose take one line."""
-    parser = argparse.ArgumentParser(
-        prog="kindred export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("kindred export", __doc__)
     parser.add_argument("--run", default="logs/latest", help="run directory (default: %(default)s)")
     parser.add_argument("--format", choices=list(FILES), default="safetensors", help="default: %(default)s")
     parser.add_argument("--output", type=Path, help="where the file and its card go (default: <run>/export)")
     parser.add_argument("--license", default="unknown", help="of the weights, for the card (default: %(default)s)")
     parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
 
     def work() -> None:
         from kindred.runs.export import export

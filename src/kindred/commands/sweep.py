@@ -22,6 +22,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from kindred.commands.command_line import Parser, names, overrides, say_own_configs
 from kindred.config import ConfigError
 from kindred.study.sweep_file import SweepFile, check, read_sweep, sweep_directory, write_sweep
 
@@ -51,11 +52,9 @@ def run_with_wandb(sweep: SweepFile) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 1 if all trainings failed."""
-    parser = argparse.ArgumentParser(
-        prog="kindred sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("sweep", help="a file of configs/sweep/, or a path")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of every training")
+    parser = Parser("kindred sweep", __doc__)
+    parser.add_completed("sweep", by=names("sweep"), help="a file of configs/sweep/, or a path")
+    parser.add_completed("overrides", by=overrides, nargs="*", help="Hydra overrides of every training")
     parser.add_argument("--engine", choices=("optuna", "wandb"), default="optuna")
     parser.add_argument(
         "--jobs", type=int, default=1, help="trainings side by side, each with its share of the machine"
@@ -63,11 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", default=os.environ.get(STORAGE), help=f"a database server's URL (or ${STORAGE})")
     parser.add_argument("--directory", type=Path, help="instead of <log_dir>/sweeps/<name>")
     parser.add_argument("--retry", action="store_true", help="run trainings that failed once more")
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.read(arguments)
     before = {number: signal.signal(number, _interrupt) for number in STOPS}
     try:
         if options.jobs < 1:
             raise ConfigError(f"--jobs is {options.jobs}: give 1 or more")
+        say_own_configs()
         sweep = read_sweep(options.sweep).with_overrides(options.overrides)
         config = check(sweep)
         if options.engine == "wandb":

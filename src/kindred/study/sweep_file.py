@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from omegaconf import DictConfig
 
-from kindred.config import CONFIGS, ConfigError, compose
+from kindred.config import ConfigError, compose
+from kindred.config_files import config_names, find_config
 from kindred.files import write_atomically
 
 if TYPE_CHECKING:
@@ -133,10 +134,9 @@ def read_sweep(name: str) -> SweepFile:
     Raises:
         ConfigError: there is no such file, or it says something that cannot be run; the message names the key.
     """
-    shipped = CONFIGS / "sweep" / f"{name}.yaml"
-    path = shipped if shipped.exists() else Path(name)
+    path = find_config(f"sweep/{name}") or Path(name)
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in (CONFIGS / "sweep").glob("*.yaml")))
+        names = ", ".join(config_names("sweep"))
         raise ConfigError(f"sweep={name}: there is no configs/sweep/{name}.yaml, and no such file. Choices: {names}")
     try:
         documents = [d if isinstance(d, dict) else {} for d in yaml.load_all(path.read_text(), _Loader)] or [{}]

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from kindred.config import CONFIGS
+from kindred.config_files import find_config
 from kindred.study.sweep_file import SweepFile
 
 ACCURACIES = {"kNN": "knn_top1", "linear": "linear_top1"}
@@ -63,8 +63,8 @@ def is_numeric(values: Sequence[Any]) -> bool:
 
 def published(sweep: SweepFile) -> tuple[str, list[Row]]:
     """Where published values of this sweep come from, and the values; nothing where none are known."""
-    path = CONFIGS / "published" / f"{sweep.name}.yaml"
-    if not path.exists():
+    path = find_config(f"published/{sweep.name}")
+    if path is None:
         return "", []
     text = yaml.safe_load(path.read_text())
     return text["source"], [dict(zip(text["columns"], row, strict=True)) for row in text["rows"]]
