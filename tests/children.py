@@ -24,7 +24,6 @@ DIGITS = [
     "trainer.check_val_every_n_epoch=1",
     "trainer.log_every_n_steps=1",
     "callbacks.checkpoints.every_n_steps=2",
-    "~callbacks.progress",
     "trainer.enable_progress_bar=false",
 ]
 
