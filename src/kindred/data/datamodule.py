@@ -56,14 +56,15 @@ class MultiViewDataModule(lightning.LightningDataModule):
         self.train: Subset | None = None
 
     def prepare_data(self) -> None:
-        self.check_batch_size(self._rank()[1])
-        self.source.prepare()
+        if self.train is None:
+            self.check_batch_size(self._rank()[1])
+            self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         if self.train is not None:
             return
         self.check_batch_size(self._rank()[1])
-        if self.trainer is None:  # a notebook: nobody else calls it
+        if self.trainer is None:  # nobody else calls it
             self.source.prepare()
         train, bank = self.source.load("train"), self.source.load("bank")
         self.class_names = list(self.source.class_names)

@@ -26,15 +26,16 @@ from kindred.training import launch
 PACKAGES = ("kindred", "torch", "torchvision", "lightning", "torchmetrics", "lightly", "hydra-core", "numpy")
 
 
-def new_run_directory(root: Path, data: str, model: str, name: str | None = None) -> Path:
-    """Create `root/<data>/<model>/<name>` and point `root/latest` to it; the name is a job's, or <timestamp>-<4 letters>."""
-    letters = "".join(random.SystemRandom().choices(string.ascii_lowercase, k=4))
-    path = root / data / model / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{letters}")
-    path.mkdir(parents=True, exist_ok=name is not None)
-    link = root / f".latest-{letters}"
-    link.symlink_to(path.relative_to(root), target_is_directory=True)
+def new_name() -> str:
+    """<timestamp>-<4 letters>"""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{''.join(random.SystemRandom().choices(string.ascii_lowercase, k=4))}"
+
+
+def point_latest(root: Path, directory: Path) -> None:
+    """Have `root/latest` lead to `directory`, which is below `root`."""
+    link = root / f".latest-{directory.name}"
+    link.symlink_to(directory.relative_to(root), target_is_directory=True)
     os.replace(link, root / "latest")
-    return path
 
 
 def describe_environment() -> dict[str, Any]:
@@ -119,12 +120,15 @@ def saved_form(config: DictConfig) -> str:
 def run_directory(config: DictConfig) -> Path:
     """The directory to write to, the same on every rank: of the run that goes on, the one that was asked for, or a new one.
 
-    In a job of torchrun or Slurm its name comes from the job's id and the settings, so that ranks and nodes agree on it;
-    if it is there already, with the same settings, the job was requeued, and the run goes on where it stopped.
+    It is not made yet: see `begin`. In a job of torchrun or Slurm its name comes from the job's id and the settings, so
+    that ranks and nodes agree on it; if it is there already, with the same settings, the job was requeued, and the run goes
+    on where it stopped.
     """
     if (handed_down := launch.handed_down()) and not launch.met():
         return handed_down
     directory = Path(config.resume) if config.resume is not None else named_directory(config)
+    if directory.is_symlink():  # logs/latest, which another run may move
+        directory = directory.parent / directory.readlink()
     if launch.met():  # train() for the second time in this process: rank 0 tells
         import torch.distributed as dist
 
@@ -132,20 +136,31 @@ def run_directory(config: DictConfig) -> Path:
         dist.broadcast_object_list(box)
         directory = box[0]
     if launch.rank() == 0:
-        directory.mkdir(parents=True, exist_ok=True)
         launch.hand_down(directory)
     return directory
 
 
 def named_directory(config: DictConfig) -> Path:
     """The directory of a run that does not say `resume`; in a job it may be there already."""
-    job, first = launch.job(), launch.rank() == 0
+    job = launch.job()
     if config.run_dir is None:
-        place = (Path(config.log_dir), config.choices.data, config.choices.model)
-        name = launch.job_run_name(job, saved_form(config)) if job else None
-        return new_run_directory(*place, name) if first else Path(*place, name or "")
+        name = launch.job_run_name(job, saved_form(config)) if job else new_name()
+        return Path(config.log_dir, config.choices.data, config.choices.model, name)
     directory, saved = Path(config.run_dir), Path(config.run_dir) / "config.yaml"
     requeued = job is not None and saved.exists() and saved.read_text() == saved_form(config)
-    if first and saved.exists() and not requeued:
+    if launch.rank() == 0 and saved.exists() and not requeued:
         raise ConfigError(f"run_dir: {directory} already holds a run; to go on with it: resume={directory}")
     return directory
+
+
+def begin(config: DictConfig, directory: Path) -> None:
+    """Make the run directory, and say in it what runs; of a new run below log_dir, move `latest` there.
+
+    Called once there is nothing left that a check could find: a mistyped setting or a wrong data folder leaves no empty
+    run behind, and `latest` on the run before.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / "config.yaml", saved_form(config))
+    write_environment(directory)
+    if config.resume is None and config.run_dir is None:
+        point_latest(Path(config.log_dir), directory)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import build, check
-from kindred.files import write_atomically
-from kindred.runs.directory import run_directory, saved_form, write_environment
+from kindred.runs.directory import begin, run_directory, saved_form
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.weights import load_encoder_weights, read_checkpoint
 from kindred.training import launch
 
 if TYPE_CHECKING:
+    from lightning import Trainer
     from lightning.pytorch.loggers import Logger
 
 
@@ -28,6 +28,7 @@ def train(config: DictConfig) -> dict[str, float]:
         NonFiniteLossError: the loss became NaN or infinite; the checkpoints are from before that.
     """
     import lightning
+    from lightning.pytorch.callbacks import LambdaCallback
 
     from kindred.runs.summary import print_summary, write_summary
     from kindred.tracking.csv_logger import MetricsCSV
@@ -45,25 +46,38 @@ def train(config: DictConfig) -> dict[str, float]:
         load_encoder_weights(module.encoder, Path(config.init_from))
     datamodule.check_batch_size(ranks)
     module.check(datamodule, ranks)
+    if (
+        launch.launched() is None
+    ):  # else one process a node prepares the data while the others wait: Lightning sees to it
+        datamodule.setup()
 
     directory = run_directory(config)
     last = directory / "checkpoints" / "last.ckpt"
     resuming = last.exists()  # the first one is written long after the last rank has come by here
+    begun = False
+
+    def start(trainer: "Trainer", _: object) -> None:
+        """Lightning has asked for the data's loaders by now, and every callback has checked its settings."""
+        nonlocal begun
+        if not begun:
+            begun = True
+            if trainer.is_global_zero:
+                begin(config, directory)
+            for logger in trainer.loggers:
+                logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
+
     csv = MetricsCSV(directory, resume_step=read_checkpoint(last)["global_step"] if resuming else -1)
     trainer = build(
         config,
         "trainer",
         default_root_dir=str(directory),
-        callbacks=[callback for callback in build(config, "callbacks").values() if callback is not None],
+        callbacks=[
+            LambdaCallback(on_validation_start=start, on_train_start=start),
+            *(callback for callback in build(config, "callbacks").values() if callback is not None),
+        ],
         logger=[csv, *build_loggers(config, directory)],
         plugins=[AtomicCheckpointIO()],
     )
-    if trainer.is_global_zero:
-        write_atomically(directory / "config.yaml", saved_form(config))
-        write_environment(directory)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
-
     trainer.speed_up(module)
     if not resuming:
         trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
