@@ -1,12 +1,19 @@
 """A run directory is there once there is something to run, and not before."""
 
+import errno
+import fcntl
 import os
+import signal
+import socket
+import time
 
 import pytest
-from children import DIGITS, At, add_callback, in_child, kill_self, resume
+from children import DIGITS, At, add_callback, in_child, kill_self, resume, start
 from rank_helpers import as_ranks, command, finish, free_port
 
 from kindred.commands.train import main
+from kindred.config import ConfigError
+from kindred.runs.directory import Claim
 from kindred.tracking.metrics_csv import read_metrics
 
 WRONG = {
@@ -92,3 +99,74 @@ def test_ranks_that_were_started_together_agree_on_the_directory_and_find_wrong_
     assert as_ranks(2, lambda rank: main(settings)) == [1, 1]
     assert "data.val_size is 5000" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_on_one_directory_are_one_too_many(tmp_path, capfd):
+    run = tmp_path / "run"
+
+    def second():
+        assert resume(run) == 1
+        (line,) = capfd.readouterr().err.splitlines()
+        me = f"process {os.getpid()} on {socket.gethostname()}"
+        assert line == f"error: {run}: {me} is writing to this run; stop it first"
+        assert start(run) == 1
+
+    assert start(run, prepare=lambda: add_callback(At(2, second))) == 0
+    assert "already holds a run" in capfd.readouterr().err
+    assert [row["step"] for row in read_metrics(run / "metrics.csv")] == list(range(13))
+    assert not (run / ".lock").exists()
+
+
+def test_the_lock_ends_with_its_process_even_if_loader_workers_outlive_it(tmp_path, capfd):
+    run = tmp_path / "run"
+    workers = ["data.num_workers=2", "trainer.max_epochs=1"]
+
+    def fork_and_die():
+        if os.fork() == 0:  # as a worker of the loader, for a while
+            time.sleep(30)
+            os._exit(0)
+        kill_self()
+
+    assert start(run, workers, prepare=lambda: add_callback(At(3, fork_and_die))) == -signal.SIGKILL
+    assert (run / ".lock").exists()
+    assert resume(run) == 0
+    assert not (run / ".lock").exists()
+
+
+def test_who_held_the_lock_elsewhere_is_named(tmp_path, capsys, monkeypatch):
+    with Claim(tmp_path) as claim:
+        claim.path.write_text("process 7 on another-host\n")
+        claim.take()
+        assert capsys.readouterr().err.startswith(f"{claim.path}: process 7 on another-host did not end in order")
+        claim.file.truncate(0)  # not through another handle, whose closing would give the lock back
+        claim.file.write("process 7 on another-host\n")
+        claim.file.flush()
+
+        def second():
+            with pytest.raises(ConfigError, match=rf"process 7 on another-host is writing .* delete {claim.path}"):
+                Claim(tmp_path).take()
+
+        assert in_child(second) == 0
+    assert not claim.path.exists()
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with Claim(tmp_path) as claim:
+        claim.take()
+
+
+def test_a_directory_that_was_given_back_meanwhile_is_not_locked_by_two(tmp_path, monkeypatch):
+    """The lock file that a run deletes at its end may be the one that the next has just opened."""
+    lock, first = fcntl.lockf, Claim(tmp_path)
+    first.take()
+
+    def give_back_first(*arguments):
+        first.__exit__()
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "lockf", give_back_first)
+    with Claim(tmp_path) as second:
+        second.take()
+        assert os.path.samestat(os.fstat(second.file.fileno()), second.path.stat())

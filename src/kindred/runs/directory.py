@@ -3,10 +3,13 @@
 What is in it, and how to read it back, is in kindred.runs.run.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
 import random
+import socket
 import string
 import subprocess
 import sys
@@ -14,7 +17,7 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,6 +39,63 @@ def point_latest(root: Path, directory: Path) -> None:
     link = root / f".latest-{directory.name}"
     link.symlink_to(directory.relative_to(root), target_is_directory=True)
     os.replace(link, root / "latest")
+
+
+class Claim:
+    """One process at a time writes a run directory; the ranks of a run are one, of which rank zero takes it.
+
+    A record lock on `<directory>/.lock`, which holds who took it. The kernel gives it back however the process ends, and
+    loader workers that were forked do not inherit it.
+
+    Args:
+        directory: the run directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.path = directory, directory / ".lock"
+        self.file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Lock the directory, which exists, unless that is done.
+
+        Raises:
+            ConfigError: another process has it.
+        """
+        here = f" on {socket.gethostname()}"
+        while self.file is None:
+            file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the run lasts
+            file.seek(0)
+            holder = file.read().strip()
+            elsewhere = holder and not holder.endswith(here)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                file.close()
+                gone = f"; if that machine is gone for good, delete {self.path}" if elsewhere else ""
+                raise ConfigError(
+                    f"{self.directory}: {holder or 'another process'} is writing to this run; stop it first{gone}"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            if not self.path.exists() or not os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                file.close()  # whose it was deleted it between the lines above
+                continue
+            if elsewhere:
+                print(f"{self.path}: {holder} did not end in order; if it still runs, stop it", file=sys.stderr)
+            file.truncate(0)
+            file.write(f"process {os.getpid()}{here}\n")
+            file.flush()
+            self.file = file
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            self.file.close()
+            self.file = None
 
 
 def describe_environment() -> dict[str, Any]:
@@ -153,13 +213,17 @@ def named_directory(config: DictConfig) -> Path:
     return directory
 
 
-def begin(config: DictConfig, directory: Path) -> None:
+def begin(config: DictConfig, claim: Claim) -> None:
     """Make the run directory, and say in it what runs; of a new run below log_dir, move `latest` there.
 
     Called once there is nothing left that a check could find: a mistyped setting or a wrong data folder leaves no empty
     run behind, and `latest` on the run before.
     """
+    directory = claim.directory
     directory.mkdir(parents=True, exist_ok=True)
+    claim.take()
+    if config.resume is None and config.run_dir is not None:
+        named_directory(config)  # another process may have begun and ended a run there by now
     write_atomically(directory / "config.yaml", saved_form(config))
     write_environment(directory)
     if config.resume is None and config.run_dir is None:

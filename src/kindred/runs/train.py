@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import build, check
-from kindred.runs.directory import begin, run_directory, saved_form
+from kindred.runs.directory import Claim, begin, run_directory, saved_form
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.weights import load_encoder_weights, read_checkpoint
 from kindred.training import launch
@@ -18,6 +18,9 @@ from kindred.training import launch
 if TYPE_CHECKING:
     from lightning import Trainer
     from lightning.pytorch.loggers import Logger
+
+    from kindred.data.datamodule import MultiViewDataModule
+    from kindred.models.contrastive import ContrastiveModule
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -28,11 +31,6 @@ def train(config: DictConfig) -> dict[str, float]:
         NonFiniteLossError: the loss became NaN or infinite; the checkpoints are from before that.
     """
     import lightning
-    from lightning.pytorch.callbacks import LambdaCallback
-
-    from kindred.runs.summary import print_summary, write_summary
-    from kindred.tracking.csv_logger import MetricsCSV
-    from kindred.training.checkpoints import AtomicCheckpointIO
 
     quieten()
     launch.watch_launcher()
@@ -52,6 +50,23 @@ def train(config: DictConfig) -> dict[str, float]:
         datamodule.setup()
 
     directory = run_directory(config)
+    with Claim(directory) as claim:
+        if directory.exists() and launch.rank() == 0:
+            claim.take()
+        return run(config, claim, datamodule, module)
+
+
+def run(
+    config: DictConfig, claim: Claim, datamodule: "MultiViewDataModule", module: "ContrastiveModule"
+) -> dict[str, float]:
+    """Train what has been checked, in the run directory that `claim` is for."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from kindred.runs.summary import print_summary, write_summary
+    from kindred.tracking.csv_logger import MetricsCSV
+    from kindred.training.checkpoints import AtomicCheckpointIO
+
+    directory = claim.directory
     last = directory / "checkpoints" / "last.ckpt"
     resuming = last.exists()  # the first one is written long after the last rank has come by here
     begun = False
@@ -62,7 +77,7 @@ def train(config: DictConfig) -> dict[str, float]:
         if not begun:
             begun = True
             if trainer.is_global_zero:
-                begin(config, directory)
+                begin(config, claim)
             for logger in trainer.loggers:
                 logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
 
