@@ -46,6 +46,7 @@ class Progress(Callback):
                 self.bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
                 self.bar.add_task("", total=None, values="")
                 self.bar.start()
+                console.show_cursor()  # rich hides it, and a second Ctrl-C would leave it so
 
     def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if self.bar is not None:

@@ -28,7 +28,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """`last.ckpt` every n steps, at the end of each epoch and on SIGTERM; `best.ckpt` at the best evaluation so far.
+    """`last.ckpt` every n steps, at the end of each epoch, on SIGTERM and Ctrl-C; `best.ckpt` at the best evaluation so far.
 
     The last batch of an epoch is no moment to save: its evaluation is still to come, and a resume would skip it. A
     signal stops the run after the next step that can be saved, or within an evaluation, to which there is nothing to add.
@@ -55,6 +55,12 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.signals.install(trainer)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.signals.give_back(trainer)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self.signals.give_back(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int
