@@ -134,10 +134,11 @@ def resume_ranks(directory: Path, overrides: Sequence[str] = (), count: int = 2)
 
 def command(*arguments: str, module: str = "kindred", **environment: str) -> subprocess.Popen:
     """`python -m <module> <arguments>`, as a person types it; `environment` on top of this process's own."""
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
