@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import re
+import resource
 import signal
 
 import pytest
@@ -142,6 +144,27 @@ def test_sigterm_during_an_evaluation_goes_back_to_the_last_checkpoint(unbroken,
     terminate = At(8, lambda: os.kill(os.getpid(), signal.SIGTERM))  # the epoch's last step: its evaluation is next
     assert start(run, prepare=lambda: add_callback(terminate)) == 143
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+@pytest.mark.parametrize("full", ["checkpoints/last.ckpt", "metrics.csv"])
+def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_was_there(unbroken, tmp_path, capfd, full):
+    run = tmp_path / "run"
+
+    def fill():
+        size = (run / full).stat().st_size  # the checkpoint is of step 4, as is the last row
+        room = size // 2 if full.endswith("ckpt") else size + 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    assert start(run, prepare=lambda: add_callback(At(5, fill))) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    disk = f"{run / full}: cannot be written: File too large; the disk at "
+    assert line.startswith(f"error: {disk}")
+    assert re.search(r"has [\d.]+ GB free\. What was there before is whole", line)
+    assert not list(run.rglob("*.tmp"))
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert [row["step"] for row in read_metrics(run / "metrics.csv")][:5] == list(range(5))
     assert resume(run) == 0
     assert_same(outcome(run), outcome(unbroken))
 

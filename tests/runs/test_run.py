@@ -27,6 +27,7 @@ def test_everything_is_there(run):
         "summary.json",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
+        "checkpoints/previous.ckpt",
         "figures/views.png",
         "figures/curves.png",
         "figures/neighbours.png",

@@ -213,15 +213,25 @@ def named_directory(config: DictConfig) -> Path:
     return directory
 
 
-def begin(config: DictConfig, claim: Claim) -> None:
+def remove_remains(directory: Path, last: Path | None) -> None:
+    """Delete what a killed process had begun to write, and keep a last.ckpt that is not used from becoming previous.ckpt."""
+    checkpoints = directory / "checkpoints"
+    for path in (*directory.glob(".metrics.csv.*.tmp"), *checkpoints.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+    if last is not None and (damaged := checkpoints / "last.ckpt") != last and damaged.exists():
+        damaged.replace(checkpoints / "damaged.ckpt")
+
+
+def begin(config: DictConfig, claim: Claim, last: Path | None) -> None:
     """Make the run directory, and say in it what runs; of a new run below log_dir, move `latest` there.
 
     Called once there is nothing left that a check could find: a mistyped setting or a wrong data folder leaves no empty
-    run behind, and `latest` on the run before.
+    run behind, and `latest` on the run before. `last` is the checkpoint from which the run goes on.
     """
     directory = claim.directory
     directory.mkdir(parents=True, exist_ok=True)
     claim.take()
+    remove_remains(directory, last)
     if config.resume is None and config.run_dir is not None:
         named_directory(config)  # another process may have begun and ended a run there by now
     write_atomically(directory / "config.yaml", saved_form(config))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from kindred.config import build, check
 from kindred.runs.directory import Claim, begin, run_directory, saved_form
 from kindred.runs.run import build_datamodule, build_module
-from kindred.runs.weights import load_encoder_weights, read_checkpoint
+from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
 from kindred.training import launch
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def train(config: DictConfig) -> dict[str, float]:
     with Claim(directory) as claim:
         if directory.exists() and launch.rank() == 0:
             claim.take()
-        return run(config, claim, datamodule, module)
+        return fit(config, claim, datamodule, module)
 
 
-def run(
+def fit(
     config: DictConfig, claim: Claim, datamodule: "MultiViewDataModule", module: "ContrastiveModule"
 ) -> dict[str, float]:
     """Train what has been checked, in the run directory that `claim` is for."""
@@ -67,8 +67,12 @@ def run(
     from kindred.training.checkpoints import AtomicCheckpointIO
 
     directory = claim.directory
-    last = directory / "checkpoints" / "last.ckpt"
-    resuming = last.exists()  # the first one is written long after the last rank has come by here
+    # The first checkpoint is written long after the last rank has come by here.
+    last, step = None, -1
+    if found := resume_point(directory / "checkpoints"):
+        last, checkpoint = found
+        step = checkpoint["global_step"]
+        check_settings(checkpoint, config, last)
     begun = False
 
     def start(trainer: "Trainer", _: object) -> None:
@@ -77,11 +81,11 @@ def run(
         if not begun:
             begun = True
             if trainer.is_global_zero:
-                begin(config, claim)
+                begin(config, claim, last)
             for logger in trainer.loggers:
                 logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
 
-    csv = MetricsCSV(directory, resume_step=read_checkpoint(last)["global_step"] if resuming else -1)
+    csv = MetricsCSV(directory, resume_step=step)
     trainer = build(
         config,
         "trainer",
@@ -91,12 +95,12 @@ def run(
             *(callback for callback in build(config, "callbacks").values() if callback is not None),
         ],
         logger=[csv, *build_loggers(config, directory)],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(bound_settings(config))],
     )
     trainer.speed_up(module)
-    if not resuming:
+    if last is None:
         trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
-    trainer.fit(module, datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
+    trainer.fit(module, datamodule, ckpt_path=None if last is None else str(last), weights_only=True)
 
     summary = write_summary(directory, trainer)
     if trainer.is_global_zero:

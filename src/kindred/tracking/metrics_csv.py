@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kindred.files import write_atomically
+from kindred.files import unwritable, write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
@@ -119,10 +119,13 @@ class MetricsFile:
         write_atomically(self.path, text)
 
     def _write_open_row(self) -> None:
-        with open(self.path, "r+b") as file:
-            file.seek(self.offset)
-            file.write((self._line(self.open_row) + "\n").encode())
-            file.truncate()
+        try:
+            with open(self.path, "r+b") as file:
+                file.seek(self.offset)
+                file.write((self._line(self.open_row) + "\n").encode())
+                file.truncate()
+        except OSError as error:  # a row that is torn then has no end, and is none
+            raise unwritable(self.path, error) from error
 
     def _line(self, row: dict[str, float]) -> str:
         return ",".join(format_number(row[name]) if name in row else "" for name in self.columns)
