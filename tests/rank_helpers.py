@@ -82,6 +82,7 @@ def as_ranks(count: int, function: Callable[[int], int | None], seconds: float =
 
     def body(rank: int) -> None:
         torch.set_num_threads(1)  # a child forked after a parallel torch operation would hang
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         os.environ |= {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
