@@ -28,7 +28,6 @@ DIGITS = [
     "trainer.check_val_every_n_epoch=1",
     "trainer.log_every_n_steps=1",
     "callbacks.checkpoints.every_n_steps=2",
-    "~callbacks.progress",
     "trainer.enable_progress_bar=false",
 ]
 
@@ -53,6 +52,7 @@ def in_child(function: Callable[[], int | None], seconds: float = 120) -> int:
 
     def body() -> None:
         torch.set_num_threads(1)  # a child forked after a parallel torch operation would hang
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         sys.exit(function() or 0)
 
     child = multiprocessing.get_context("fork").Process(target=body)

@@ -82,6 +82,7 @@ def as_ranks(count: int, function: Callable[[int], int | None], seconds: float =
 
     def body(rank: int) -> None:
         torch.set_num_threads(1)  # a child forked after a parallel torch operation would hang
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         os.environ |= {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
@@ -134,10 +135,11 @@ def resume_ranks(directory: Path, overrides: Sequence[str] = (), count: int = 2)
 
 def command(*arguments: str, module: str = "kindred", **environment: str) -> subprocess.Popen:
     """`python -m <module> <arguments>`, as a person types it; `environment` on top of this process's own."""
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,8 +1,12 @@
 """Files that are whole at any moment: a reader, or a kill, sees the old one or the new one and nothing between."""
 
 import os
+import shutil
 import socket
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 
 def temporary_name(path: Path) -> Path:
@@ -10,11 +14,40 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
 
 
+@contextmanager
+def whole(path: Path) -> Generator[IO[bytes]]:
+    """A file that takes the place of `path`, on disk, when the block has ended; if it fails, nothing of it stays.
+
+    Raises:
+        OSError: it cannot be written, in a line that names the disk.
+    """
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save's says nothing of the disk
+        if isinstance(cause, OSError):
+            raise unwritable(path, cause) from error
+        raise
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to `path` so that a reader, or a kill, sees the old file or the new one and nothing between."""
-    temporary = temporary_name(path)
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole(path) as file:
+        file.write(text.encode())
+
+
+def unwritable(path: Path, error: OSError) -> OSError:
+    """`error`, met while `path` was written, in one line for who has to mend it."""
+    disk = path.absolute().parent
+    while not os.path.ismount(disk):
+        disk = disk.parent
+    return OSError(
+        f"{path}: cannot be written: {error.strerror}; the disk at {disk} has {shutil.disk_usage(disk).free / 1e9:.1f} GB "
+        "free. What was there before is whole: go on once there is room"
+    )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import lightning
 import torch
 
-from kindred.callbacks.progress import Progress
+from kindred.callbacks.progress import values
 from kindred.callbacks.record import record
 from kindred.tracking.csv_logger import MetricsCSV
 from kindred.training.step_seed import StepSeed
@@ -23,7 +23,7 @@ def test_what_is_recorded_reaches_loggers_callbacks_and_the_bar(tmp_path):
         "val/knn_top1": 0.75,
     }
     assert all(torch.is_tensor(value) for value in trainer.callback_metrics.values())  # EarlyStopping asks for tensors
-    assert Progress().get_metrics(trainer, None) == {"loss": "1.25", "kNN": "0.75"}
+    assert values(trainer) == ["loss 1.25", "kNN 0.750"]
     text = (tmp_path / "metrics.csv").read_text()
     assert "train/lr" in text
     assert "1.25" in text

@@ -3,13 +3,18 @@
 import json
 import os
 import random
+import re
+import resource
 import signal
 
 import pytest
 import torch
-from children import At, add_callback, kill_self, resume, start
+from children import DIGITS, At, add_callback, in_child, kill_self, resume, start
+from lightning import Callback
 from outcomes import assert_same, outcome
 
+from kindred.commands.train import main
+from kindred.runs import train
 from kindred.tracking.metrics_csv import read_metrics
 
 
@@ -91,11 +96,75 @@ def test_sigterm_saves_first_and_says_how_to_go_on(unbroken, tmp_path, capfd):
     assert_same(outcome(run), outcome(unbroken))
 
 
+def test_ctrl_c_saves_first_too_and_gives_the_signal_back(unbroken, tmp_path, capfd):
+    run = tmp_path / "run"
+
+    def interrupted():
+        before = signal.getsignal(signal.SIGINT)
+        add_callback(At(3, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        status = main([*DIGITS, f"run_dir={run}"])
+        assert signal.getsignal(signal.SIGINT) is before
+        return status
+
+    assert in_child(interrupted) == 130
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert capfd.readouterr().err == f"stopped by a signal; to go on: make train RESUME={run}\n"
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        (tmp_path / "went on").touch()
+
+    assert start(tmp_path / "run", prepare=lambda: add_callback(At(3, twice))) == -signal.SIGINT
+    assert not (tmp_path / "went on").exists()
+
+
+@pytest.mark.parametrize("moment", ["check", "build"])
+def test_ctrl_c_before_the_run_begins_is_one_line(tmp_path, capfd, moment):
+    class Interrupted(Callback):
+        def setup(self, trainer, module, stage):
+            raise KeyboardInterrupt
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    in_kindred = moment == "check"  # else in Lightning's hands, which ends by sys.exit(1)
+    prepare = (lambda: setattr(train, "check", interrupt)) if in_kindred else lambda: add_callback(Interrupted())
+    assert start(tmp_path / "run", prepare=prepare) == 130
+    assert capfd.readouterr().err == "stopped by a signal before the run began\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_sigterm_during_an_evaluation_goes_back_to_the_last_checkpoint(unbroken, tmp_path):
     run = tmp_path / "run"
     terminate = At(8, lambda: os.kill(os.getpid(), signal.SIGTERM))  # the epoch's last step: its evaluation is next
     assert start(run, prepare=lambda: add_callback(terminate)) == 143
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(unbroken))
+
+
+@pytest.mark.parametrize("full", ["checkpoints/last.ckpt", "metrics.csv"])
+def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_was_there(unbroken, tmp_path, capfd, full):
+    run = tmp_path / "run"
+
+    def fill():
+        size = (run / full).stat().st_size  # the checkpoint is of step 4, as is the last row
+        room = size // 2 if full.endswith("ckpt") else size + 20
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    assert start(run, prepare=lambda: add_callback(At(5, fill))) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    disk = f"{run / full}: cannot be written: File too large; the disk at "
+    assert line.startswith(f"error: {disk}")
+    assert re.search(r"has [\d.]+ GB free\. What was there before is whole", line)
+    assert not list(run.rglob("*.tmp"))
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert [row["step"] for row in read_metrics(run / "metrics.csv")][:5] == list(range(5))
     assert resume(run) == 0
     assert_same(outcome(run), outcome(unbroken))
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import kindred
 from kindred.config import ConfigError
-from kindred.runs.directory import new_run_directory
+from kindred.runs.directory import new_name, point_latest
 from kindred.runs.weights import load_encoder_weights, read_checkpoint
 from kindred.tracking.metrics_csv import summarise
 
@@ -27,6 +27,7 @@ def test_everything_is_there(run):
         "summary.json",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
+        "checkpoints/previous.ckpt",
         "figures/views.png",
         "figures/curves.png",
         "figures/neighbours.png",
@@ -145,9 +146,13 @@ def test_no_run_directory(tmp_path):
 
 
 def test_latest_points_to_the_newest(tmp_path):
-    first, second = (new_run_directory(tmp_path, "photos", "simclr") for _ in range(2))
+    first, second = (tmp_path / "photos" / "simclr" / new_name() for _ in range(2))
     assert first != second
-    assert (tmp_path / "latest").resolve() == second.resolve()
+    for directory in (first, second):
+        directory.mkdir(parents=True)
+        point_latest(tmp_path, directory)
+        assert (tmp_path / "latest").resolve() == directory.resolve()
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "latest"}
 
 
 def test_summarise_leaves_the_untrained_encoder_out_of_the_best():

@@ -134,6 +134,17 @@ def test_sigterm_to_any_rank_saves_one_checkpoint_and_ends_all(two_ranks, tmp_pa
 
 
 @pytest.mark.slow
+def test_ctrl_c_ends_all_ranks_as_sigterm_does(two_ranks, tmp_path, capfd):
+    run = tmp_path / "run"
+    interrupt = At(3, lambda: os.kill(os.getpid(), signal.SIGINT))  # a terminal sends it to every rank
+    assert start_ranks(run, prepare=lambda rank: add_callback(interrupt)) == [130, 130]
+    assert stopped_at(run) == 3
+    assert capfd.readouterr().err.count(f"make train RESUME={run}") == 1
+    assert resume_ranks(run) == [0, 0]
+    assert_same(outcome(run), outcome(two_ranks))
+
+
+@pytest.mark.slow
 def test_sigterm_during_an_evaluation_on_shards_of_different_length(two_ranks, tmp_path):
     run = tmp_path / "run"
 

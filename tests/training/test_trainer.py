@@ -2,14 +2,17 @@
 
 import gc
 import os
+import re
 import subprocess
 import sys
+import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import lightning
 import pytest
 import torch
-from children import DIGITS
+from children import DIGITS, start
 from torch import nn
 
 import kindred
@@ -112,6 +115,47 @@ def test_a_key_that_neither_lightning_nor_kindred_knows():
     config = compose(["+trainer.compiled=true"])
     with pytest.raises(ConfigError, match=r"trainer.compiled: .* takes no 'compiled'; did you mean 'compile'"):
         check(config)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["model=mocov2"], *(pytest.param([m], marks=pytest.mark.slow) for m in ("model=nnclr", "model=supcon"))],
+)
+def test_double_precision_trains_on_the_same_views(tmp_path, settings):
+    short = ["trainer.max_epochs=1", "model.projection_dim=16", *settings]
+    short += ["model.queue_size=512"] if settings != ["model=supcon"] else []
+    for name in ("32-true", "64-true"):
+        assert start(tmp_path / name, [*short, f"trainer.precision={name}"]) == 0
+    single, double = (kindred.load_run(tmp_path / name) for name in ("32-true", "64-true"))
+    first = [loaded.metrics["train/loss"][1] for loaded in (single, double)]
+    assert first[1] == pytest.approx(first[0], rel=1e-5)
+    state = read_checkpoint(double.path / "checkpoints" / "last.ckpt")["state_dict"]
+    assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float64}
+    assert double.metrics["val/knn_top1"][-1] == pytest.approx(single.metrics["val/knn_top1"][-1], abs=0.05)
+    assert double.encoder(torch.rand(4, 1, 8, 8)).dtype == torch.float32  # as judged and exported
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true", "transformer-engine", "16-mixed", "16", "fp32"])
+def test_a_precision_that_does_not_work_is_refused_with_those_that_do(tmp_path, capfd, precision):
+    assert start(tmp_path / "run", [f"trainer.precision={precision}"]) == 1
+    printed = capfd.readouterr().err.strip()
+    assert re.fullmatch(rf"error: trainer\.precision={precision}: .*bf16-mixed.*64-true.*", printed)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_interval_of_rows_fits_the_epoch_where_nothing_was_asked_for(tmp_path):
+    for interval, steps in (("null", [0, 4, 8, 12]), ("3", [0, 3, 4, 6, 8, 9, 12])):
+        run = tmp_path / interval
+
+        def prepare():
+            warnings.filterwarnings("error", message="The number of training batches")
+
+        assert start(run, [f"trainer.log_every_n_steps={interval}"], prepare) == 0
+        rows = kindred.load_run(run).metrics
+        assert list(rows["step"]) == steps
+    built = trainer()
+    built.strategy._lightning_module = SimpleNamespace(steps_per_epoch=43)
+    assert built.log_every_n_steps == 10
 
 
 @pytest.mark.slow

@@ -76,14 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif launch.met():
             print(f"error on rank {launch.rank()}: {error}", file=sys.stderr)
         return 1
-    except SystemExit as stop:
-        if type(stop).__name__ != "SIGTERMException":  # Lightning's; not imported here for the sake of a quick start
+    except (SystemExit, KeyboardInterrupt) as stop:
+        interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
+        # Lightning's, not imported here for the sake of a quick start; Ctrl-C it ends by a status of its own.
+        if type(stop).__name__ != "SIGTERMException" and not interrupted:
             raise
         if launch.rank() == 0:
-            directory = shlex.quote(os.environ.get("KINDRED_RUN_DIR", "<run directory>"))
-            print(f"stopped by a signal; to go on: make train RESUME={directory}", file=sys.stderr)
+            directory = Path(os.environ.get("KINDRED_RUN_DIR", ""))
+            begun = (directory / "config.yaml").exists()
+            way_on = (
+                f"; to go on: make train RESUME={shlex.quote(str(directory))}" if begun else " before the run began"
+            )
+            print(f"stopped by a signal{way_on}", file=sys.stderr)
         # Lightning's launcher kills rank 0, which may still be closing its loggers, when a rank fails: this is no failure.
-        return 0 if launch.handed_down() else 143
+        return 0 if launch.handed_down() else 130 if interrupted else int(stop.code or 143)
 
 
 def configure(arguments: Sequence[str]) -> "DictConfig":

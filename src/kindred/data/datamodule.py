@@ -56,14 +56,15 @@ class DataModule(lightning.LightningDataModule):
         self.is_set_up = False
 
     def prepare_data(self) -> None:
-        self.check_batch_size(self._rank()[1])
-        self.source.prepare()
+        if self.train is None:
+            self.check_batch_size(self._rank()[1])
+            self.source.prepare()
 
     def setup(self, stage: str | None = None) -> None:
         if self.is_set_up:
             return
         self.check_batch_size(self._rank()[1])
-        if self.trainer is None:  # a notebook: nobody else calls it
+        if self.trainer is None:  # nobody else calls it
             self.source.prepare()
         train, bank = self.source.load("train"), self.source.load("bank")
         assert train is not None  # Source.load

@@ -3,10 +3,13 @@
 What is in it, and how to read it back, is in kindred.runs.run.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import platform
 import random
+import socket
 import string
 import subprocess
 import sys
@@ -14,28 +17,86 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError, compose
 from kindred.files import write_atomically
 from kindred.runs.run import load_run
-from kindred.runs.trust import PARTS, unsigned
+from kindred.runs.trust import PARTS, signed, unsigned
 from kindred.training import launch
 
 PACKAGES = ("kindred", "torch", "torchvision", "lightning", "torchmetrics", "lightly", "hydra-core", "numpy")
 
 
-def new_run_directory(root: Path, data: str, model: str, name: str | None = None) -> Path:
-    """Create `root/<data>/<model>/<name>` and point `root/latest` to it; the name is a job's, or <timestamp>-<4 letters>."""
-    letters = "".join(random.SystemRandom().choices(string.ascii_lowercase, k=4))
-    path = root / data / model / (name or f"{time.strftime('%Y%m%d-%H%M%S')}-{letters}")
-    path.mkdir(parents=True, exist_ok=name is not None)
-    link = root / f".latest-{letters}"
-    link.symlink_to(path.relative_to(root), target_is_directory=True)
+def new_name() -> str:
+    """<timestamp>-<4 letters>"""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{''.join(random.SystemRandom().choices(string.ascii_lowercase, k=4))}"
+
+
+def point_latest(root: Path, directory: Path) -> None:
+    """Have `root/latest` lead to `directory`, which is below `root`."""
+    link = root / f".latest-{directory.name}"
+    link.symlink_to(directory.relative_to(root), target_is_directory=True)
     os.replace(link, root / "latest")
-    return path
+
+
+class Claim:
+    """One process at a time writes a run directory; the ranks of a run are one, of which rank zero takes it.
+
+    A record lock on `<directory>/.lock`, which holds who took it. The kernel gives it back however the process ends, and
+    loader workers that were forked do not inherit it.
+
+    Args:
+        directory: the run directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.path = directory, directory / ".lock"
+        self.file: IO[str] | None = None
+
+    def take(self) -> None:
+        """Lock the directory, which exists, unless that is done.
+
+        Raises:
+            ConfigError: another process has it.
+        """
+        here = f" on {socket.gethostname()}"
+        while self.file is None:
+            file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - open as long as the run lasts
+            file.seek(0)
+            holder = file.read().strip()
+            elsewhere = holder and not holder.endswith(here)
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                file.close()
+                gone = f"; if that machine is gone for good, delete {self.path}" if elsewhere else ""
+                raise ConfigError(
+                    f"{self.directory}: {holder or 'another process'} is writing to this run; stop it first{gone}"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            if not self.path.exists() or not os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                file.close()  # whose it was deleted it between the lines above
+                continue
+            if elsewhere:
+                print(f"{self.path}: {holder} did not end in order; if it still runs, stop it", file=sys.stderr)
+            file.truncate(0)
+            file.write(f"process {os.getpid()}{here}\n")
+            file.flush()
+            self.file = file
+
+    def __enter__(self) -> "Claim":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            self.file.close()
+            self.file = None
 
 
 def describe_environment() -> dict[str, Any]:
@@ -122,12 +183,15 @@ def saved_form(config: DictConfig) -> str:
 def run_directory(config: DictConfig) -> Path:
     """The directory to write to, the same on every rank: of the run that goes on, the one that was asked for, or a new one.
 
-    In a job of torchrun or Slurm its name comes from the job's id and the settings, so that ranks and nodes agree on it;
-    if it is there already, with the same settings, the job was requeued, and the run goes on where it stopped.
+    It is not made yet: see `begin`. In a job of torchrun or Slurm its name comes from the job's id and the settings, so
+    that ranks and nodes agree on it; if it is there already, with the same settings, the job was requeued, and the run goes
+    on where it stopped.
     """
     if (handed_down := launch.handed_down()) and not launch.met():
         return handed_down
     directory = Path(config.resume) if config.resume is not None else named_directory(config)
+    if directory.is_symlink():  # logs/latest, which another run may move
+        directory = directory.parent / directory.readlink()
     if launch.met():  # train() for the second time in this process: rank 0 tells
         import torch.distributed as dist
 
@@ -135,20 +199,45 @@ def run_directory(config: DictConfig) -> Path:
         dist.broadcast_object_list(box)
         directory = box[0]
     if launch.rank() == 0:
-        directory.mkdir(parents=True, exist_ok=True)
         launch.hand_down(directory)
     return directory
 
 
 def named_directory(config: DictConfig) -> Path:
     """The directory of a run that does not say `resume`; in a job it may be there already."""
-    job, first = launch.job(), launch.rank() == 0
+    job = launch.job()
     if config.run_dir is None:
-        place = (Path(config.log_dir), config.choices.data, config.choices.model)
-        name = launch.job_run_name(job, saved_form(config)) if job else None
-        return new_run_directory(*place, name) if first else Path(*place, name or "")
+        name = launch.job_run_name(job, saved_form(config)) if job else new_name()
+        return Path(config.log_dir, config.choices.data, config.choices.model, name)
     directory, saved = Path(config.run_dir), Path(config.run_dir) / "config.yaml"
     requeued = job is not None and saved.exists() and unsigned(saved.read_text()) == saved_form(config)
-    if first and saved.exists() and not requeued:
+    if launch.rank() == 0 and saved.exists() and not requeued:
         raise ConfigError(f"run_dir: {directory} already holds a run; to go on with it: resume={directory}")
     return directory
+
+
+def remove_remains(directory: Path, last: Path | None) -> None:
+    """Delete what a killed process had begun to write, and keep a last.ckpt that is not used from becoming previous.ckpt."""
+    checkpoints = directory / "checkpoints"
+    for path in (*directory.glob(".metrics.csv.*.tmp"), *checkpoints.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+    if last is not None and (damaged := checkpoints / "last.ckpt") != last and damaged.exists():
+        damaged.replace(checkpoints / "damaged.ckpt")
+
+
+def begin(config: DictConfig, claim: Claim, last: Path | None) -> None:
+    """Make the run directory, and say in it what runs; of a new run below log_dir, move `latest` there.
+
+    Called once there is nothing left that a check could find: a mistyped setting or a wrong data folder leaves no empty
+    run behind, and `latest` on the run before. `last` is the checkpoint from which the run goes on.
+    """
+    directory = claim.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    claim.take()
+    remove_remains(directory, last)
+    if config.resume is None and config.run_dir is not None:
+        named_directory(config)  # another process may have begun and ended a run there by now
+    write_atomically(directory / "config.yaml", signed(saved_form(config)))
+    write_environment(directory)
+    if config.resume is None and config.run_dir is None:
+        point_latest(Path(config.log_dir), directory)

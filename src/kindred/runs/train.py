@@ -7,18 +7,21 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from kindred.config import build, check
-from kindred.files import write_atomically
-from kindred.runs.directory import run_directory, saved_form, write_environment
+from kindred.runs.directory import Claim, begin, run_directory, saved_form
 from kindred.runs.run import build_datamodule, build_module
-from kindred.runs.trust import signed
-from kindred.runs.weights import load_encoder_weights, read_checkpoint
+from kindred.runs.trust import read_settings
+from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
 from kindred.training import launch
 
 if TYPE_CHECKING:
+    from lightning import Trainer
     from lightning.pytorch.loggers import Logger
+
+    from kindred.data.datamodule import DataModule
+    from kindred.models.contrastive import ContrastiveModule
 
 
 def train(config: DictConfig) -> dict[str, float]:
@@ -29,10 +32,6 @@ def train(config: DictConfig) -> dict[str, float]:
         NonFiniteLossError: the loss became NaN or infinite; the checkpoints are from before that.
     """
     import lightning
-
-    from kindred.runs.summary import print_summary, write_summary
-    from kindred.tracking.csv_logger import MetricsCSV
-    from kindred.training.checkpoints import AtomicCheckpointIO
 
     quieten()
     launch.watch_launcher()
@@ -46,29 +45,59 @@ def train(config: DictConfig) -> dict[str, float]:
         load_encoder_weights(module.encoder, Path(config.init_from))
     datamodule.check_batch_size(ranks)
     module.check(datamodule, ranks)
+    if launch.launched() is None:  # else one process a node prepares the data, and Lightning has the others wait
+        datamodule.setup()
 
     directory = run_directory(config)
-    last = directory / "checkpoints" / "last.ckpt"
-    resuming = last.exists()  # the first one is written long after the last rank has come by here
-    csv = MetricsCSV(directory, resume_step=read_checkpoint(last)["global_step"] if resuming else -1)
+    with Claim(directory) as claim:
+        if directory.exists() and launch.rank() == 0:
+            claim.take()
+        return fit(config, claim, datamodule, module)
+
+
+def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "ContrastiveModule") -> dict[str, float]:
+    """Train what has been checked, in the run directory that `claim` is for."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from kindred.runs.summary import print_summary, write_summary
+    from kindred.tracking.csv_logger import MetricsCSV
+    from kindred.training.checkpoints import AtomicCheckpointIO
+
+    directory = claim.directory
+    # The first checkpoint is written long after the last rank has come by here.
+    last, step = None, -1
+    if found := resume_point(directory / "checkpoints"):
+        last, checkpoint = found
+        step = checkpoint["global_step"]
+        check_settings(checkpoint, config, last)
+    begun = False
+
+    def start(trainer: "Trainer", _: object) -> None:
+        """Lightning has asked for the data's loaders by now, and every callback has checked its settings."""
+        nonlocal begun
+        if not begun:
+            begun = True
+            if trainer.is_global_zero:
+                begin(config, claim, last)
+            for logger in trainer.loggers:
+                logger.log_hyperparams(read_settings(saved_form(config), "config.yaml"))
+
+    csv = MetricsCSV(directory, resume_step=step)
     trainer = build(
         config,
         "trainer",
         default_root_dir=str(directory),
-        callbacks=[callback for callback in build(config, "callbacks").values() if callback is not None],
+        callbacks=[
+            LambdaCallback(on_validation_start=start, on_train_start=start),
+            *(callback for callback in build(config, "callbacks").values() if callback is not None),
+        ],
         logger=[csv, *build_loggers(config, directory)],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(bound_settings(config))],
     )
-    if trainer.is_global_zero:
-        write_atomically(directory / "config.yaml", signed(saved_form(config)))
-        write_environment(directory)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(saved_form(config))))
-
     trainer.speed_up(module)
-    if not resuming:
+    if last is None:
         trainer.validate(module, datamodule, verbose=False)  # the untrained encoder: the base line of every curve
-    trainer.fit(module, datamodule, ckpt_path=str(last) if resuming else None, weights_only=True)
+    trainer.fit(module, datamodule, ckpt_path=None if last is None else str(last), weights_only=True)
 
     summary = write_summary(directory, trainer)
     if trainer.is_global_zero:

@@ -4,24 +4,46 @@ Lightning's CSVLogger deletes an existing file on resume and rewrites the whole 
 and on resume drops the rows beyond the checkpoint. Imports neither torch nor Lightning: comparing runs reads it too.
 """
 
-import csv
-import io
 import math
+import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from kindred.files import write_atomically
+from kindred.files import unwritable, write_atomically
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of a metrics.csv in order of step; an absent value is an absent key. A torn last line is left out."""
+    """Rows of a metrics.csv in order of step; an absent value is an absent key. A torn last line is left out.
+
+    So are rows that MetricsFile does not write, as two processes at once or a bad disk leave them; they are counted on
+    stderr.
+    """
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1]
-    return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(complete))]
+    header, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    columns = header.split(",")
+    rows = [row for line in lines[:-1] if (row := _row(columns, line.split(",")))]  # behind the last newline is no row
+    if damaged := len(lines[:-1]) - len(rows):
+        _tell(path, damaged)
+    return rows
+
+
+def _row(columns: list[str], cells: list[str]) -> dict[str, float] | None:
+    """None if it is damaged: more or fewer cells than columns, no step, or a cell that is no number."""
+    if len(cells) != len(columns) or not cells[0] or columns[0] != "step":
+        return None
+    try:
+        return {name: float(cell) for name, cell in zip(columns, cells, strict=True) if cell}
+    except ValueError:
+        return None
+
+
+@cache
+def _tell(path: Path, damaged: int) -> None:
+    print(f"{path}: {damaged} damaged {'row' if damaged == 1 else 'rows'} left out", file=sys.stderr)
 
 
 def read_columns(path: Path) -> dict[str, np.ndarray]:
@@ -97,10 +119,13 @@ class MetricsFile:
         write_atomically(self.path, text)
 
     def _write_open_row(self) -> None:
-        with open(self.path, "r+b") as file:
-            file.seek(self.offset)
-            file.write((self._line(self.open_row) + "\n").encode())
-            file.truncate()
+        try:
+            with open(self.path, "r+b") as file:
+                file.seek(self.offset)
+                file.write((self._line(self.open_row) + "\n").encode())
+                file.truncate()
+        except OSError as error:  # a row that is torn then has no end, and is none
+            raise unwritable(self.path, error) from error
 
     def _line(self, row: dict[str, float]) -> str:
         return ",".join(format_number(row[name]) if name in row else "" for name in self.columns)

@@ -1,5 +1,6 @@
 """last.ckpt and best.ckpt: when they are written, and how, so that a kill at any moment leaves a good one."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,44 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from kindred.data.loading import ViewBatch
+from kindred.files import whole
 from kindred.training.stop_signals import StopSignals
 from kindred.training.trainer import Trainer
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes next to the target, syncs, and renames: a reader sees the old checkpoint or the new one, whole."""
+    """Writes next to the target, syncs, and renames: a reader sees the old checkpoint or the new one, whole.
+
+    The `last.ckpt` before stays as `previous.ckpt`, where the file system has hard links.
+
+    Args:
+        settings: what the run is trained with, kept in each checkpoint.
+    """
+
+    def __init__(self, settings: str) -> None:
+        super().__init__()
+        self.settings = settings
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole(path) as file:
+            torch.save(checkpoint | {"settings": self.settings}, file)
+            if path.name == "last.ckpt" and path.exists():
+                keep(path, path.with_name("previous.ckpt"))
+
+
+def keep(path: Path, name: Path) -> None:
+    """Give the file at `path` another `name` too; `path` is there all the time, as it would not be after a rename."""
+    link = name.with_name(f".{name.name}.tmp")
+    link.unlink(missing_ok=True)  # of a process that was killed here
+    with contextlib.suppress(OSError):
+        os.link(path, link)
+        os.replace(link, name)
 
 
 class Checkpoints(Checkpoint):
-    """`last.ckpt` every n steps, at the end of each epoch and on SIGTERM; `best.ckpt` at the best evaluation so far.
+    """`last.ckpt` every n steps, at the end of each epoch, on SIGTERM and Ctrl-C; `best.ckpt` at the best evaluation so far.
 
     The last batch of an epoch is no moment to save: its evaluation is still to come, and a resume would skip it. A
     signal stops the run after the next step that can be saved, or within an evaluation, to which there is nothing to add.
@@ -56,6 +75,12 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         self.signals.install(trainer)
+
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        self.signals.give_back(trainer)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        self.signals.give_back(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: ViewBatch, batch_idx: int

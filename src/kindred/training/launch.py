@@ -106,15 +106,19 @@ def check_devices(config: DictConfig) -> int:
     """The number of ranks that `config.trainer` asks for.
 
     Raises:
-        ConfigError: devices that this machine lacks, or another number of ranks than were started.
+        ConfigError: devices that this machine lacks, a precision that they lack, or another number of ranks than were
+            started.
     """
     trainer = config.trainer
     asked = f"trainer.devices={trainer.devices}"
     try:
-        built = build(config, "trainer", logger=False)
+        built = build(
+            config, "trainer", logger=False, precision=None
+        )  # Lightning would have a CPU compute in another one
     except ConfigError as error:
         message = " ".join(str(error).removeprefix("trainer: ").split())
         raise ConfigError(f"{asked} with trainer.accelerator={trainer.accelerator}: {message}") from error
+    check_precision(trainer.precision, built.strategy.root_device.type)
     ranks = built.num_devices * built.num_nodes
     started = launched()
     if started is not None and _interactive() and "TORCHELASTIC_RUN_ID" not in os.environ and handed_down() is None:
@@ -138,6 +142,21 @@ def check_devices(config: DictConfig) -> int:
             "trainer=ddp_cpu"
         )
     return ranks
+
+
+def check_precision(precision: int | str | None, device: str) -> None:
+    """Raise a ConfigError for a precision in which nothing is learnt, or that `device` does not have.
+
+    Weights that are kept in half precision lose updates below a thousandth of them (bf16-true, 16-true).
+    """
+    known = ("32-true", "64-true", "bf16-mixed", "16-mixed", "32", "64", "bf16", "16", "None")
+    if str(precision) not in known:
+        raise ConfigError(
+            f"trainer.precision={precision}: choose 32-true, bf16-mixed, 16-mixed (on GPUs) or 64-true; weights are kept "
+            "in 32 bits or more, in fewer small updates are lost"
+        )
+    if str(precision).startswith("16") and device == "cpu":
+        raise ConfigError(f"trainer.precision={precision}: a CPU has no float16; choose bf16-mixed, 32-true or 64-true")
 
 
 def watch_launcher() -> None:

@@ -1,8 +1,9 @@
-"""SIGTERM and SIGUSR1 as a flag that all ranks read at the same step."""
+"""SIGTERM, SIGUSR1 and Ctrl-C as a flag that all ranks read at the same step."""
 
 import os
 import signal
 import subprocess
+import threading
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ import torch.distributed as dist
 from lightning import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-STOP, REQUEUE = 1, 2  # the higher one wins: Slurm sends SIGTERM after SIGUSR1 too
+STOP, INTERRUPT, REQUEUE = 1, 2, 3  # the highest one wins: Slurm sends SIGTERM after SIGUSR1 too
+STATUS = {STOP: 128 + signal.SIGTERM, INTERRUPT: 128 + signal.SIGINT, REQUEUE: 128 + signal.SIGTERM}
 
 
 class StopSignals:
@@ -19,15 +21,23 @@ class StopSignals:
     Lightning 2.6 broadcasts (SIGTERM) and writes a checkpoint (SIGUSR1 under Slurm) inside the signal handler: in the
     middle of a step, and between whichever two collectives the rank happens to be. Two ranks that are at different ones
     dead-lock, and a signal to one rank alone always does. It also broadcasts at the start of each step, for which the
-    host waits for the GPU. Here the handler sets a flag, and the flags are reduced on the CPU where a stop is possible.
+    host waits for the GPU. Ctrl-C it takes for the end, without a checkpoint. Here the handler sets a flag, and the flags
+    are reduced on the CPU where a stop is possible; a second Ctrl-C ends the process.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self._before: Any = None  # the handler of Ctrl-C that was there
         self._group: dist.ProcessGroup | None = None
 
     def install(self, trainer: Trainer) -> None:
         """Put the flag in the place of Lightning's handlers, which it registers when a loop starts and takes back after."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if in_main_thread and signal.getsignal(signal.SIGINT) not in (
+            signal.SIG_IGN,
+            self._note,
+        ):  # ignored: nohup, `&`
+            self._before = signal.signal(signal.SIGINT, self._note)
         connector = trainer._signal_connector
         connector._sigterm_notifier_fn = connector._slurm_sigusr_handler_fn = self._note
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
@@ -35,8 +45,18 @@ class StopSignals:
             world = dist.get_backend() == "gloo"
             self._group = dist.group.WORLD if world else dist.new_group(backend="gloo")  # ty: ignore[invalid-assignment]  it is of all ranks
 
+    def give_back(self, trainer: Trainer) -> None:
+        """Ctrl-C is what it was before `install`; the other two Lightning gives back, and would this one as it found it."""
+        if self._before is not None:
+            trainer._signal_connector._original_handlers.pop(signal.SIGINT, None)
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
     def _note(self, signum: int, _: Any) -> None:
-        self.received = max(self.received, REQUEUE if signum == signal.SIGUSR1 else STOP)
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        kinds = {signal.SIGUSR1: REQUEUE, signal.SIGINT: INTERRUPT}
+        self.received = max(self.received, kinds.get(signum, STOP))
 
     def agreed(self) -> bool:
         """Whether any rank got a signal. All ranks must ask at the same place."""
@@ -58,4 +78,4 @@ class StopSignals:
         """End the run on this rank; after SIGUSR1 in a Slurm job, have it started again first."""
         if self.received == REQUEUE and trainer.is_global_zero:
             subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
-        raise SIGTERMException
+        raise SIGTERMException(STATUS[self.received])

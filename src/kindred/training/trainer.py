@@ -1,23 +1,27 @@
-"""Lightning's Trainer, faster: three settings more that change how long a step takes and not what it computes."""
+"""Lightning's Trainer with three settings more, which change how long a step takes and not what it computes."""
 
 import gc
 import inspect
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import lightning
 import torch
 from lightning import Callback
+from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
 from torch.optim import Optimizer
 
 from kindred.data.datamodule import DataModule
 
+INTERVAL = 10  # optimiser steps between two rows of metrics.csv, where nothing was asked for
+
 
 class Method(Protocol):
-    """What can be sped up of a module."""
+    """What a Trainer asks of its module."""
 
+    steps_per_epoch: int
     encoder: nn.Module
     optimizer: partial[Optimizer]
 
@@ -34,21 +38,44 @@ class Trainer(lightning.Trainer):
             GPUs are made for.
         fused: update all weights in one kernel, where the optimiser has one (torch's SGD, Adam and AdamW do; LARS does not)
             and was not told otherwise (`model.optimizer.fused`).
+        enable_progress_bar: whether kindred.callbacks.progress.Progress draws a bar where there is a terminal; without that
+            callback there is none.
+        log_every_n_steps: optimiser steps between two rows of metrics; None: 10, or an epoch's where there are fewer.
     """
 
     # What callbacks and methods read: Lightning sets it elsewhere or leaves it open, Kindred's configurations do not.
     callbacks: list[Callback]
     datamodule: DataModule
-    log_every_n_steps: int
     max_epochs: int
     check_val_every_n_epoch: int  # ty: ignore[incompatible-mutable-override]  None is not among the choices
     __signature__: ClassVar[inspect.Signature]
 
     def __init__(
-        self, *args: Any, compile: bool = False, channels_last: bool = False, fused: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        compile: bool = False,
+        channels_last: bool = False,
+        fused: bool = False,
+        enable_progress_bar: bool = True,
+        log_every_n_steps: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        # To Lightning a bar that is no class of its own is none, and it would add one.
+        theirs = enable_progress_bar and any(isinstance(c, ProgressBar) for c in kwargs.get("callbacks") or ())
+        self._interval = log_every_n_steps
+        super().__init__(*args, enable_progress_bar=theirs, log_every_n_steps=log_every_n_steps, **kwargs)
         self.compile, self.channels_last, self.fused = compile, channels_last, fused
+        self.enable_progress_bar = enable_progress_bar
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """Optimiser steps between two rows of metrics."""
+        method = cast(Method, self.lightning_module)
+        return self._interval if self._interval is not None else min(INTERVAL, method.steps_per_epoch)
+
+    @log_every_n_steps.setter
+    def log_every_n_steps(self, _: int) -> None:
+        """Lightning's default; what was asked for is known."""
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """lightning.Trainer.fit, with the objects that exist by now out of the garbage collector's sight.
@@ -69,6 +96,9 @@ class Trainer(lightning.Trainer):
         takes = inspect.signature(module.optimizer.func).parameters
         if self.fused and "fused" in takes and self.precision != "16-mixed":
             module.optimizer = partial(module.optimizer.func, **{"fused": True, **module.optimizer.keywords})
+        if self.precision == "64-true":
+            for part in module.children():  # views are float32 whatever the weights are
+                part.register_forward_pre_hook(lambda _, inputs: self.precision_plugin.convert_input(inputs))
         if self.compile:
             for part in module.children():
                 if any(parameter.ndim > 1 for parameter in part.parameters()):  # a network; no queue, no temperature
@@ -76,6 +106,6 @@ class Trainer(lightning.Trainer):
 
 
 # What kindred.config.check compares the keys with: *args and **kwargs would let every key pass.
-_own = [p for p in inspect.signature(Trainer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
-_theirs = list(inspect.signature(lightning.Trainer).parameters.values())
-Trainer.__signature__ = inspect.Signature([*_theirs, *_own])
+_own = {name: p for name, p in inspect.signature(Trainer.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY}
+_theirs = inspect.signature(lightning.Trainer).parameters
+Trainer.__signature__ = inspect.Signature([*(_theirs | _own).values()])
