@@ -128,16 +128,18 @@ def test_a_resume_builds_nothing_of_someone_elses(evil, foreign, place, capsys):
     assert not evil
 
 
-def test_classes_of_ones_own_are_resumed_by_trust_which_is_kept(foreign, monkeypatch):
-    watch = {"_target_": "test_trust.Watch"}
-    directory = foreign(lambda config: config["callbacks"].update(watch=watch))
-    more = ["trainer.max_epochs=4"]
-    assert resume(directory, more) == 1
-    assert resume(directory, [*more, "trust=[test_trust.Watch]"]) == 0
-    assert (directory / "watched").exists()
-    assert resume(directory, ["trainer.max_epochs=5"]) == 0  # now it is a run of this user's
-    monkeypatch.setenv("XDG_STATE_HOME", str(directory / "another-user"))
-    assert resume(directory, ["trainer.max_epochs=6"]) == 1
+def test_classes_of_ones_own_are_resumed_by_trust_which_is_kept(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    assert start(run, ["+callbacks.watch._target_=test_trust.Watch", "trainer.max_epochs=1"]) == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "somebody-else"))
+    (run / "watched").unlink()
+    assert resume(run, ["trainer.max_epochs=2"]) == 1
+    assert not (run / "watched").exists()
+    assert resume(run, ["trainer.max_epochs=2", "trust=[test_trust.Watch]"]) == 0
+    assert (run / "watched").exists()
+    assert resume(run, ["trainer.max_epochs=3"]) == 0  # now it is a run of theirs
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "third"))
+    assert resume(run, ["trainer.max_epochs=4"]) == 1
 
 
 def test_trust_without_a_resume_is_an_error(capsys):

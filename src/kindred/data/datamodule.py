@@ -56,7 +56,7 @@ class DataModule(lightning.LightningDataModule):
         self.is_set_up = False
 
     def prepare_data(self) -> None:
-        if self.train is None:
+        if not self.is_set_up:
             self.check_batch_size(self._rank()[1])
             self.source.prepare()
 
