@@ -98,7 +98,7 @@ def group_colours(groups: Sequence[Group]) -> list[str]:
 
 def _head(comparison: "Comparison") -> str:
     """The header row. A metric's first click sorts downwards, a setting's upwards."""
-    headings = [(heading, "ascending") for heading in comparison.headings()]
+    headings = [(heading, "ascending") for heading in comparison.headings(comparison.settings)]
     headings += [(column.heading, "descending") for column in comparison.columns]
     if comparison.names:
         headings.append(("runs", "ascending"))
@@ -109,7 +109,7 @@ def _head(comparison: "Comparison") -> str:
 
 
 def _row(comparison: "Comparison", group: Group, colour: str) -> str:
-    cells = [_cell(text, text) for text in comparison.cells(group)]
+    cells = [_cell(text, text) for text in comparison.cells(group, comparison.settings)]
     cells[0] = cells[0].replace(">", f'><i class="swatch" style="background:{colour}"></i>', 1)
     for column in comparison.columns:
         mean = group.mean(column.name)
