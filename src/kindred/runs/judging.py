@@ -17,6 +17,7 @@ from kindred.config import ConfigError, check, compose
 from kindred.files import write_atomically
 from kindred.runs.run import Run, build_datamodule, build_module
 from kindred.runs.weights import load_encoder_weights
+from kindred.tracking.sparing import sparing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -156,14 +157,19 @@ def _suffix(data: str | None, labels: float, seed: int) -> str:
 def _draw(
     folder: Path, suffix: str, confusion: np.ndarray, test: "Encoded", class_names: Sequence[str]
 ) -> dict[str, Path]:
-    """confusion.png and map.png; their paths by name."""
+    """confusion.png and map.png; the paths of those that could be drawn by name."""
     from kindred.tracking.figures import draw_confusion, draw_map
 
     paths = {name: folder / f"{name}{suffix}.png" for name in ("confusion", "map")}
-    draw_confusion(paths["confusion"], confusion, class_names)
-    rows = np.unique(np.linspace(0, len(test.labels) - 1, MAP_IMAGES).astype(int))
-    draw_map(paths["map"], flatten(test.features[rows].cpu().numpy()), test.labels[rows].cpu().numpy(), class_names)
-    return paths
+    for path in paths.values():
+        path.unlink(missing_ok=True)  # of an earlier evaluation
+    with sparing(paths["confusion"]):
+        draw_confusion(paths["confusion"], confusion, class_names)
+    with sparing(paths["map"]):
+        rows = np.unique(np.linspace(0, len(test.labels) - 1, MAP_IMAGES).astype(int))
+        points = flatten(test.features[rows].cpu().numpy())
+        draw_map(paths["map"], points, test.labels[rows].cpu().numpy(), class_names)
+    return {name: path for name, path in paths.items() if path.exists()}
 
 
 def flatten(features: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 
 from kindred.runs.run import Run
 from kindred.study.groups import Group, as_text, flat_config
+from kindred.tracking.sparing import sparing
 
 if TYPE_CHECKING:
     from kindred.study.comparison import Comparison
@@ -176,7 +177,9 @@ def _pictures(comparison: "Comparison", kind: str, colours: Sequence[str]) -> st
         if new := digest not in embedded:
             if sum(map(len, embedded.values())) > MOST_BYTES:
                 continue
-            embedded[digest] = _shrunk(file, WIDTHS[len(found) > OPEN])
+            embedded[digest] = b""
+            with sparing(as_text(str(path))):
+                embedded[digest] = _shrunk(file, WIDTHS[len(found) > OPEN])
         if not embedded[digest]:
             continue
         name = f"{kind}{list(embedded).index(digest)}"
@@ -199,16 +202,18 @@ def _pictures(comparison: "Comparison", kind: str, colours: Sequence[str]) -> st
 
 
 def _shrunk(file: bytes, width: int) -> bytes:
-    """A PNG as JPEG, at most `width` wide; nothing if it is no picture, or far too large."""
+    """A PNG as JPEG, at most `width` wide.
+
+    Raises:
+        Exception: of many classes, for what is no picture.
+        ValueError: one far too large.
+    """
     from PIL import Image
 
-    try:
-        image = Image.open(io.BytesIO(file), formats=["PNG"])
-        if image.width * image.height > MOST_PIXELS:
-            return b""
-        image = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return b""
+    image = Image.open(io.BytesIO(file), formats=["PNG"])
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels")
+    image = image.convert("RGB")
     if image.width > width:
         size = (width, max(1, round(image.height * width / image.width)))
         image = image.resize(size, Image.Resampling.BILINEAR)

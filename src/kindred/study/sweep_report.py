@@ -15,6 +15,7 @@ from rich.table import Table
 from kindred.files import write_atomically
 from kindred.study.sweep_file import SweepFile
 from kindred.study.sweep_rows import ACCURACIES, GEOMETRY, PUBLISHED, Row, by_value, number, published, setting, spread
+from kindred.tracking.sparing import sparing
 
 
 class Progress(RichProgress):
@@ -56,9 +57,10 @@ def write_sweep_report(directory: Path, sweep: SweepFile, rows: Sequence[Row]) -
     table.writerows(sorted(rows, key=lambda row: row["trial"]))
     write_atomically(directory / "sweep.csv", text.getvalue())
     if by_value(rows, []):
-        from kindred.study.sweep_figure import draw_sweep
+        with sparing(directory / "sweep.png"):
+            from kindred.study.sweep_figure import draw_sweep
 
-        draw_sweep(directory / "sweep.png", sweep, rows)
+            draw_sweep(directory / "sweep.png", sweep, rows)
 
 
 def print_sweep(directory: Path, sweep: SweepFile, rows: Sequence[Row], console: Console | None = None) -> None:
