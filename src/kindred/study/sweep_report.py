@@ -87,6 +87,9 @@ def print_sweep(directory: Path, sweep: SweepFile, rows: Sequence[Row], console:
                 f"failed: {setting(row, list(sweep.parameters))} ({directory / row['run']}.log)", soft_wrap=True
             )
             console.print(row["error"], markup=False, highlight=False, soft_wrap=True)
+    if failed := sum("error" in row for row in rows):
+        words = "make sweep ... RETRY=1, or kindred sweep ... --retry"
+        console.print(f"{failed} failed; to run them once more, the same command with: {words}", soft_wrap=True)
     console.print(f"picture: {directory / 'sweep.png'}, table: {directory / 'sweep.csv'}", soft_wrap=True)
     console.print(f'side by side: make compare RUNS="{directory}"', soft_wrap=True)
 
