@@ -151,6 +151,15 @@ def test_metrics_of_the_test_split_and_of_an_evaluation_have_their_own_columns(t
     assert b[4:7] == ["0.250", "0.250", "0.875"]
 
 
+def test_an_evaluation_of_earlier_weights_is_said_and_left_out(tmp_path, run_main):
+    for name, step in (("a", 4), ("b", 8)):
+        write_run(tmp_path / "logs" / name, [0.5, 0.6], changes={"data.source.root": name})
+        (tmp_path / "logs" / name / "evaluation.json").write_text(f'{{"step": {step}, "test/linear_top1": 0.75}}')
+    done = run_main("logs")
+    assert [(row[0], row[4]) for row in done.table] == [("root", "evaluated linear"), ("a", ""), ("b", "0.750")]
+    assert done.err == "left out: 1 evaluation of an earlier step than the run's last\n"
+
+
 def test_sort_puts_the_highest_first_and_those_without_last(tmp_path, run_main):
     for name, knn, more in (("a", 0.5, {}), ("b", 0.7, {"val/tolerance": 0.1}), ("c", 0.6, {"val/tolerance": 0.2})):
         write_run(tmp_path / "logs" / name, [knn], more=more, changes={"data.source.root": name})

@@ -26,7 +26,7 @@ from kindred.files import write_atomically
 from kindred.runs.run import Run
 from kindred.study.comparison import Column, Comparison, Setting
 from kindred.study.comparison_page import page
-from kindred.study.groups import Group, as_text, find_runs, flat_config, numbers
+from kindred.study.groups import Group, as_text, find_runs, flat_config, is_outdated, numbers
 from kindred.study.wandb_project import wandb_runs
 
 ROOM = 24  # columns of a terminal for an accuracy with its deviation, and some of its frame
@@ -59,6 +59,10 @@ def read_runs(places: Sequence[str], api: Any = None) -> list[Run]:
     good = [run for run in readable if _reached_a_step(run)]
     if count := len(readable) - len(good):
         print(f"left out: {count} run{'s' * (count > 1)} that never reached a step", file=sys.stderr)
+    if count := sum(map(is_outdated, good)):
+        print(
+            f"left out: {count} evaluation{'s' * (count > 1)} of an earlier step than the run's last", file=sys.stderr
+        )
     if not good:
         raise ValueError("there is no run that can be read" if not readable else "no run has reached a step yet")
     return good
