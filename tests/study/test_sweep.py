@@ -229,6 +229,17 @@ def test_a_row_has_the_number_of_its_directory_after_cuts_and_retries_too(study,
     ]  # what was cut, what failed
 
 
+def test_a_picture_that_cannot_be_drawn_is_left_out(study, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("kindred.study.sweep_figure.draw_sweep", fail)
+    only = {"model.temperature": {"value": 0.1}, "seed": {"value": 0}}
+    assert study.run(parameters=only) == 0
+    assert len(study.rows()) == 1
+    assert f"left out: {study.directory / 'sweep.png'} (RuntimeError: no room" in capsys.readouterr().err
+
+
 def test_interrupted_it_stops_its_trainings_and_goes_on_with_them(study, capfd):
     study.hold.touch()
     pid = fork(lambda: study.run("--jobs", "2"))
