@@ -86,8 +86,35 @@ def test_an_unfinished_run_is_marked_and_not_averaged(tmp_path, run_main):
         ["run", "state", "n", "kNN"],
         ["a", "", "1", "0.600"],
         ["b", "unfinished, epoch 1", "1", "0.200"],
-        ["c", "unfinished, epoch 0", "1", ""],
     ]
+    assert done.err == "left out: 1 run that never reached a step\n"
+
+
+def test_runs_that_never_reached_a_step_are_counted_and_left_out(tmp_path, run_main):
+    write_run(tmp_path / "logs" / "a", [0.5])
+    for name in "bcd":
+        write_run(tmp_path / "logs" / name, finished=False)
+    # Cut in its first epoch, after the untrained encoder's evaluation.
+    (tmp_path / "logs" / "d" / "metrics.csv").write_text("step,epoch,val/knn_top1\n0,0,0.25\n")
+    done = run_main("logs")
+    assert [row[0] for row in done.table] == ["run", "a"]
+    assert done.err == "left out: 3 runs that never reached a step\n"
+    done = run_main("logs/[bcd]")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.splitlines()[-1] == "error: no run has reached a step yet"
+
+
+def test_a_place_without_a_run_among_several_is_left_out_with_a_word(tmp_path, run_main):
+    write_run(tmp_path / "logs" / "a", [0.5])
+    (tmp_path / "empty").mkdir()
+    done = run_main("empty", "logs/*", "logs/a", "wandb:lab/other", api=Project("lab/kin", []))
+    assert (done.status, [row[0] for row in done.table]) == (0, ["run", "a"])
+    first, second = done.err.splitlines()
+    assert first.startswith("left out: empty: there is no run")
+    assert second.startswith("left out: lab/other cannot be read as a W&B project")
+    done = run_main("empty", "nowhere")
+    assert (done.status, len(done.err.splitlines())) == (1, 1)
+    assert done.err.startswith("error: empty: there is no run")
 
 
 def test_runs_that_cannot_be_read_are_named_and_left_out(tmp_path, run_main):
@@ -122,6 +149,15 @@ def test_metrics_of_the_test_split_and_of_an_evaluation_have_their_own_columns(t
     assert heading == ["val_size", "n", "kNN", "kNN best", "test kNN", "test kNN best", "evaluated linear", "seconds"]
     assert a[4:7] == ["", "", ""]
     assert b[4:7] == ["0.250", "0.250", "0.875"]
+
+
+def test_an_evaluation_of_earlier_weights_is_said_and_left_out(tmp_path, run_main):
+    for name, step in (("a", 4), ("b", 8)):
+        write_run(tmp_path / "logs" / name, [0.5, 0.6], changes={"data.source.root": name})
+        (tmp_path / "logs" / name / "evaluation.json").write_text(f'{{"step": {step}, "test/linear_top1": 0.75}}')
+    done = run_main("logs")
+    assert [(row[0], row[4]) for row in done.table] == [("root", "evaluated linear"), ("a", ""), ("b", "0.750")]
+    assert done.err == "left out: 1 evaluation of an earlier step than the run's last\n"
 
 
 def test_sort_puts_the_highest_first_and_those_without_last(tmp_path, run_main):
@@ -167,6 +203,73 @@ def test_a_narrow_terminal_gets_two_tables(tmp_path):
     assert rows[0] == ["run", "n", "kNN", "kNN best", "linear", "linear best"]
     assert rows[2] == ["run", "n", "uniformity", "effective rank", "seconds"]
     assert rows[3] == ["0, 1", "2", "-1.50 ± 0.00", "20.0 ± 0.0", "10 ± 1"]
+
+
+def printed(comparison, width):
+    """The lines of a comparison on a terminal of that width."""
+    console = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
+    print_table(comparison, console)
+    return console.file.getvalue().splitlines()
+
+
+METHODS = ("mocov2", "nnclr", "simclr", "supcon")
+
+
+@pytest.fixture
+def four_methods(tmp_path):
+    """Each as its recipe says, with another learning rate too for the first; two seeds of each."""
+    more = {"val/linear_top1": 0.5, "val/uniformity": -1.5, "val/effective_rank": 20.0, "train/alignment": 0.5}
+    for method in METHODS:
+        for seed in range(2):
+            knn = [0.5, 0.6 + 0.1 * seed]
+            write_run(tmp_path / f"{method}{seed}", knn, overrides=(f"model={method}",), seed=seed, more=more)
+    changes = {"model.optimizer.lr": 0.5, "data.batch_size": 64}
+    write_run(tmp_path / "more", [0.9], overrides=("model=mocov2",), changes=changes, more=more)
+    return Comparison.of(find_runs([tmp_path]))
+
+
+def test_four_methods_on_eighty_columns(four_methods):
+    lines = printed(four_methods, 80)
+    assert max(map(len, lines)) <= 80
+    assert "…" not in "".join(lines)
+    rows = table("\n".join(lines))
+    heading, *accuracies = rows[:6]
+    assert heading == ["model", "lr", "n", "kNN", "kNN best", "linear"]  # one method had two learning rates
+    assert accuracies == [
+        ["mocov2", "0.12", "2", "0.650 ± 0.071", "0.650 ± 0.071", "0.500 ± 0.000"],
+        ["mocov2", "0.5", "1", "0.900", "0.900", "0.500"],
+        ["nnclr", "0.12", "2", "0.650 ± 0.071", "0.650 ± 0.071", "0.500 ± 0.000"],
+        ["simclr", "0.06", "2", "0.650 ± 0.071", "0.650 ± 0.071", "0.500 ± 0.000"],
+        ["supcon", "0.12", "2", "0.650 ± 0.071", "0.650 ± 0.071", "0.500 ± 0.000"],
+    ]
+    headings = [row for row in rows if row[0] == "model"]
+    assert [row[3:] for row in headings[1:]] == [
+        ["linear best"],
+        ["batch_size", "uniformity", "effective rank"],
+        ["alignment", "seconds"],
+    ]
+    assert [row[3] for row in rows[12:18]] == ["batch_size", "256", "64", "256", "128", "256"]
+    # What the recipes say for each method.
+    assert "page only, since they follow from model: temperature, warmup_epochs, max_epochs" in " ".join(
+        " ".join(lines).split()
+    )
+
+
+def test_wide_enough_it_is_one_table_with_every_setting(four_methods):
+    (heading, *rows) = table("\n".join(printed(four_methods, 300)))
+    assert heading[:6] == ["model", "temperature", "warmup_epochs", "lr", "max_epochs", "batch_size"]
+    assert len(rows) == 5
+
+
+def test_names_that_take_the_whole_width_are_numbered_and_accuracies_stay_readable(tmp_path):
+    places = [f"/data/of/someone/{'with/long/names/' * 4}{name}" for name in "ab"]
+    for place, knn in zip(places, (0.5, 0.75), strict=True):
+        write_run(tmp_path / place[-1], [knn], changes={"data.source.root": place})
+    lines = printed(Comparison.of(find_runs([tmp_path])), 80)
+    assert max(map(len, lines)) <= 80
+    assert "".join(lines).replace(" ", "").startswith(f"1root{places[0]}2root{places[1]}")
+    rows = table("\n".join(lines))
+    assert rows[:3] == [["row", "n", "kNN", "kNN best"], ["1", "1", "0.500", "0.500"], ["2", "1", "0.750", "0.750"]]
 
 
 def test_the_best_accuracy_is_marked(tmp_path):

@@ -1,28 +1,44 @@
 """An exported encoder gives the run's features, says what it is, and executes nothing when it is loaded."""
 
+import hashlib
 import json
 import shutil
 import sys
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from children import in_child, resume
 from omegaconf import OmegaConf
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import kindred
+from kindred.commands.evaluate import main as evaluate
 from kindred.commands.export import main
 from kindred.config import ConfigError
 from kindred.data.images.embedded import Digits
 from kindred.encoders.convnet import ConvNet
 from kindred.runs import export as module
 from kindred.runs.export import export, load_encoder
-from kindred.runs.model_card import FILES
+from kindred.runs.model_card import FILES, card_weights
+from kindred.runs.origin import origin
+from kindred.study.groups import is_outdated
 
 
 @pytest.fixture(scope="module")
-def copied(run, tmp_path_factory):
+def longer(run, tmp_path_factory):
+    """A copy of the finished run that was trained for one epoch more."""
+    directory = tmp_path_factory.mktemp("longer") / "run"
+    shutil.copytree(run, directory)
+    assert resume(directory, ["trainer.max_epochs=4"]) == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def copied(run, longer, tmp_path_factory):  # `longer` trains in a fork, which is to be before torch exports here
     """A copy of the finished run, exported in all three formats."""
     directory = tmp_path_factory.mktemp("exported") / "run"
     shutil.copytree(run, directory)
@@ -121,6 +137,78 @@ def test_the_card_has_the_figures_of_the_evaluation_and_no_licence_that_was_not_
     assert "| test/linear_top1 | 0.877 |" in text
     assert "linear_val_top1" not in text
     assert "encoder.onnx" not in text  # no such file beside it
+
+
+def weights_in(path):
+    """What a file says about the weights that it holds."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            said = file.metadata()
+    elif path.suffix == ".onnx":
+        said = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    else:
+        more = {"kindred.json": ""}
+        torch.export.load(path, extra_files=more)
+        said = json.loads(more["kindred.json"])
+    return said["step"], said["checkpoint"]
+
+
+def test_files_and_card_say_which_weights_they_are_of(copied):
+    said = {weights_in(copied / "export" / file) for file in FILES.values()}
+    step, checkpoint = said.pop()
+    assert (said, step, len(checkpoint)) == (set(), "12", 64)
+    assert card_weights(copied / "export" / "README.md") == {"step": 12, "checkpoint": checkpoint}
+    assert f"of step 12, checkpoint {checkpoint[:12]} |" in (copied / "export" / "README.md").read_text()
+
+
+def test_after_a_longer_training_nothing_of_the_old_weights_is_told_of_the_new(copied, longer, tmp_path, capfd):
+    """Evaluated and exported after 3 epochs, then what a resume to 4 leaves, exported again."""
+    directory = tmp_path / "run"
+    shutil.copytree(copied, directory)
+    assert in_child(lambda: evaluate(["--run", str(directory)])) == 0
+    before = json.loads((directory / "evaluation.json").read_text())
+    export(kindred.load_run(directory), "safetensors")  # of the same weights: the others stay
+    assert {path.name for path in (directory / "export").iterdir()} == {*FILES.values(), "README.md"}
+    assert "359 test images" in (directory / "export" / "README.md").read_text()
+    shutil.copytree(longer, directory, dirs_exist_ok=True)
+    capfd.readouterr()
+
+    export(kindred.load_run(directory), "safetensors")
+    assert {path.name for path in (directory / "export").iterdir()} == {"encoder.safetensors", "README.md"}
+    removed = capfd.readouterr().err.splitlines()
+    assert [line.partition(", which was of other weights (step 12)")[0] for line in removed] == [
+        f"removed: {directory / 'export' / name}" for name in ("encoder.onnx", "encoder.pt2")
+    ]
+    step, checkpoint = weights_in(directory / "export" / "encoder.safetensors")
+    assert (step, checkpoint != before["checkpoint"]) == ("16", True)
+    text = (directory / "export" / "README.md").read_text()
+    assert "| epochs | 4 |" in text
+    assert "not judged on test images; those of step 12 were" in text
+    assert f"{before['test/linear_top1']:.3f} |" not in text.partition("At the end of training")[0]
+    assert is_outdated(kindred.load_run(directory))
+    assert in_child(lambda: evaluate(["--run", str(directory)])) == 0
+    assert not is_outdated(kindred.load_run(directory))
+    after = json.loads((directory / "evaluation.json").read_text())
+    assert (after["step"], after["checkpoint"]) == (16, checkpoint)
+
+
+def test_a_file_that_is_not_ours_is_neither_removed_nor_described(run, tmp_path):
+    (tmp_path / "encoder.onnx").write_text("someone else's")
+    (tmp_path / "README.md").write_text("# Something else\n")
+    export(kindred.load_run(run), "safetensors", tmp_path)
+    assert (tmp_path / "encoder.onnx").read_text() == "someone else's"
+    assert "encoder.onnx" not in (tmp_path / "README.md").read_text()
+
+
+def test_the_weights_digest_is_of_names_and_bytes(run):
+    """Against hashlib over the checkpoint's tensors as numpy writes them."""
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(
+            f"{name} {state[name].dtype} {tuple(state[name].shape)} ".encode() + state[name].numpy().tobytes()
+        )
+    assert origin(kindred.load_run(run)) == {"step": 12, "checkpoint": digest.hexdigest()}
 
 
 def test_the_loading_lines_of_the_card_run(copied, monkeypatch):

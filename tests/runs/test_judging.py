@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 import sys
 from types import ModuleType, SimpleNamespace
@@ -77,9 +78,21 @@ def test_what_it_writes(evaluated):
     assert {"evaluation.json", "figures/confusion.png", "figures/map.png"} <= {
         str(path.relative_to(directory)) for path in directory.rglob("*")
     }
-    facts = ["data", "labels", "seed", "chosen_on", "classes", "train_images", "val_images", "test_images"]
+    facts = [
+        "step",
+        "checkpoint",
+        "data",
+        "labels",
+        "seed",
+        "chosen_on",
+        "classes",
+        "train_images",
+        "val_images",
+        "test_images",
+    ]
     assert set(result) == {*facts, *CHOSEN, *ACCURACIES, "per_class", "seconds"}
-    assert [result[key] for key in facts] == ["digits", 1, 0, "val", 10, 1079, 359, 359]
+    assert (result["step"], re.fullmatch("[0-9a-f]{64}", result["checkpoint"]) is not None) == (12, True)
+    assert [result[key] for key in facts[2:]] == ["digits", 1, 0, "val", 10, 1079, 359, 359]
 
 
 @pytest.mark.parametrize("name", ["pixels", "untrained", "test"])
@@ -201,15 +214,15 @@ def test_without_val_images_a_tenth_of_the_train_images_chooses(run, tmp_path):
 
 
 def test_a_share_of_the_labels(run, encoded, tmp_path, monkeypatch):
-    """Bank and classifier see the share alone; W&B, where the run is there, gets what evaluation.json has."""
+    """Bank and classifier see the share alone; W&B, where that is asked for, gets what evaluation.json has."""
     directory = copy_of(run, tmp_path / "run")
     (directory / "wandb.json").write_text("{}")
     sent = []
     module = ModuleType("kindred.tracking.wandb_logger")
-    module.add_to_run = lambda *arguments: sent.append(arguments)
+    module.add_to_run, module.check_mode = lambda *arguments: sent.append(arguments), lambda: None
     monkeypatch.setitem(sys.modules, "kindred.tracking.wandb_logger", module)
 
-    result = evaluate(kindred.load_run(directory), labels=0.05, seed=3)
+    result = evaluate(kindred.load_run(directory), labels=0.05, seed=3, wandb=True)
 
     train, val, test = (encoded[split]["test"] for split in ("train", "val", "test"))
     kept = share_of_each_class(train.labels.numpy(), 0.05, seed=3)
@@ -232,6 +245,31 @@ def test_a_share_of_the_labels(run, encoded, tmp_path, monkeypatch):
         f"{name}/confusion": "confusion-labels0.05-seed3.png",
         f"{name}/map": "map-labels0.05-seed3.png",
     }
+
+
+def test_nothing_is_sent_to_wandb_unasked(run, tmp_path, monkeypatch, capsys):
+    """The run, and its wandb.json, may be someone else's; the key that would be used is one's own."""
+    directory = copy_of(run, tmp_path / "run")
+    sent = []
+    module = ModuleType("kindred.tracking.wandb_logger")
+    module.add_to_run, module.check_mode = lambda *arguments: sent.append(arguments), lambda: None
+    monkeypatch.setitem(sys.modules, "kindred.tracking.wandb_logger", module)
+    assert main(["--run", str(directory), "--wandb", "--labels", "0.05"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: --wandb: {directory} has no wandb.json")
+    (directory / "wandb.json").write_text('{"id": "1", "entity": "someone", "project": "else"}')
+    assert main(["--run", str(directory), "--labels", "0.05"]) == 0
+    assert sent == []
+    assert "wandb.json names: --wandb" in capsys.readouterr().out
+
+
+def test_a_picture_that_cannot_be_drawn_is_left_out(run, tmp_path, monkeypatch, capsys):
+    directory = copy_of(run, tmp_path / "run")
+    monkeypatch.setattr("kindred.tracking.figures.draw_confusion", lambda *_: 1 / 0)
+    assert main(["--run", str(directory), "--labels", "0.05"]) == 0
+    assert (directory / "evaluation-labels0.05.json").exists()
+    assert (directory / "figures" / "map-labels0.05.png").exists()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out: ")]
+    assert "confusion-labels0.05.png (ZeroDivisionError: division by zero" in line
 
 
 def test_the_share_is_of_each_class_and_at_least_one():

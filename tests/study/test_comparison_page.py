@@ -1,15 +1,17 @@
 """The comparison as a page: what is embedded, that nothing of a run acts in it, and what it does in a real browser."""
 
 import base64
+import gzip
 import io
 import json
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
-from written_runs import write_run
+from written_runs import write_run, write_study
 
 from kindred.commands.compare import main
 from kindred.study.comparison import Comparison
@@ -24,7 +26,14 @@ def page_of(place):
 
 
 def data_of(text):
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    return json.loads(unpacked(text, "data"))
+
+
+def unpacked(text, name):
+    """What the page's script of that name holds."""
+    return gzip.decompress(
+        base64.b64decode(re.search(rf'<script type="application/gzip" id="{name}">(.*?)</script>', text)[1])
+    )
 
 
 def pictures_of(text):
@@ -59,6 +68,30 @@ def test_pictures_are_embedded_and_small(tmp_path):
     directory = write_run(tmp_path / "run", [0.5], pictures=True)
     Image.effect_noise((1400, 200), 50).save(directory / "figures" / "neighbours.png")
     assert [picture.size for picture in pictures_of(page_of(tmp_path))] == [(700, 100), (40, 30)]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The page of 200 runs, each with 25 metrics, with its own neighbours, and with the views of its seed."""
+    place = tmp_path_factory.mktemp("large")
+    assert main([str(write_study(place / "logs", rows=150, evaluations=50)), "--output", str(place / "page.html")]) == 0
+    return place / "page.html"
+
+
+def test_the_page_of_two_hundred_runs_is_small_and_has_what_a_plot_can_show(large):
+    text = large.read_text()
+    assert len(text) < 8_000_000
+    runs = [run for group in data_of(text) for run in group["runs"]]
+    assert len(runs) == 200
+    lengths = {name: {len(part) for run in runs for part in run["curves"][name]} for name in runs[0]["curves"]}
+    assert len(lengths) == 25
+    assert (lengths["train/loss"], lengths["val/knn_top1"]) == ({100}, {50})
+    assert text.count("<figure>") == text.count("<img ")
+    neighbours, views = (re.findall(r"<figure>", section) for section in text.split("<details")[1:])
+    assert (5 <= len(neighbours) <= 20, len(views)) == (True, 200)
+    assert len(pictures_of(text)) == len(neighbours) + 5  # the views of five seeds, once each
+    assert f"Nearest neighbours <small>{len(neighbours)} of 200</small>" in text
+    assert text.index("run0000, seed 0") < text.index("run0001, seed 1")  # of the rows that come first
 
 
 def test_what_is_no_picture_or_far_too_large_is_left_out(tmp_path):
@@ -106,6 +139,27 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=program, args=arguments)
         yield chromium
         chromium.close()
+
+
+@pytest.mark.slow  # a time, which other work on the machine spoils: the best of three
+def test_the_page_of_two_hundred_runs_opens_and_sorts_within_seconds(browser, large):
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=9) >= 3:
+        window = browser.new_page(viewport={"width": 1280, "height": 900})
+        began = time.monotonic()
+        window.goto(large.as_uri())
+        window.wait_for_selector("#chart .legendtoggle", state="attached")
+        window.locator("th", has_text=re.compile("^kNN$")).locator("button").click()
+        values = [float(text.split()[0]) for text in column(window, "kNN")]
+        seconds.append(time.monotonic() - began)
+        assert len(values) == 40
+        assert values == sorted(values, reverse=True)
+    assert min(seconds) < 3
+    window.locator("summary", has_text="Views").click()
+    window.wait_for_function(
+        "[...document.querySelectorAll('.views img')].every(i => i.complete && i.naturalWidth === 300)"
+    )
+    assert window.locator(".views img").count() == 200
 
 
 @pytest.fixture(scope="module")

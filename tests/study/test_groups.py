@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from written_runs import write_run
 
-from kindred.study.groups import differing, find_runs, flat_config, fold_seeds, short_names
+from kindred.study.groups import differing, find_runs, flat_config, fold_seeds, is_outdated, numbers, short_names
 
 
 def test_seeds_are_folded_into_mean_and_sample_standard_deviation(tmp_path):
@@ -37,6 +37,23 @@ def test_a_metric_that_one_seed_lacks_is_the_mean_of_the_others(tmp_path):
     assert group.values("val/tolerance") == [0.25]
     assert group.values("evaluation/linear_top1") == [0.75]
     assert group.mean("val/knn_top1") == pytest.approx(0.6)
+
+
+def test_an_evaluation_of_earlier_weights_is_left_out(tmp_path):
+    for name, step in (("a", 8), ("b", 4)):
+        write_run(tmp_path / name, [0.5, 0.6])
+        (tmp_path / name / "evaluation.json").write_text(f'{{"step": {step}, "test/linear_top1": 0.75}}')
+    runs = find_runs([tmp_path])
+    assert [is_outdated(run) for run in runs] == [False, True]
+    assert [numbers(run).get("evaluation/linear_top1") for run in runs] == [0.75, None]
+
+
+def test_a_run_that_goes_on_beyond_its_summary_is_what_its_metrics_say(tmp_path):
+    directory = write_run(tmp_path / "a", [0.5, 0.6])
+    with (directory / "metrics.csv").open("a") as file:
+        file.write("12,3,0.7,0.25\n")
+    summary = find_runs([tmp_path])[0].summary
+    assert (summary["step"], summary["val/knn_top1"], "epochs" in summary) == (12, 0.7, False)
 
 
 def test_nothing_but_seeds_and_places_differs(tmp_path):

@@ -140,10 +140,104 @@ def test_if_everything_fails_so_does_the_sweep(study):
     assert study.run(parameters=only) == 1
 
 
+OWN = ["python", "-m", "kindred", "train", "+callbacks.mine={_target_: my.Callback}", "${args_no_hyphens}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "message"),
+    [
+        ("val/knn", [], "did you mean 'val/knn_top1'?"),
+        ("val/knn_top1", ["data.val_size=0"], "since data.val_size is 0; did you mean 'test/knn_top1'?"),
+        ("val/linear_top1", ["~callbacks.linear_probe"], "which the runs of sweep mine will not have"),
+    ],
+)
+def test_a_metric_that_the_runs_will_not_have_is_refused_before_the_first(study, capsys, name, base, message):
+    assert study.run(*base, metric={"name": name, "goal": "maximize"}) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"metric.name is '{name}'" in line
+    assert message in line
+    assert study.starts() == []
+    assert not study.directory.exists()
+
+
 def test_a_metric_that_no_run_has_is_a_failure_with_the_names_that_there_are(study):
-    metric = {"name": "val/knn", "goal": "maximize"}
-    assert study.run(metric=metric) == 1
-    assert "metric.name is val/knn, which summary.json lacks; it has pixels/knn_top1" in study.rows()[0]["error"]
+    """A callback of one's own could have recorded it."""
+    metric = {"name": "val/mine", "goal": "maximize"}
+    assert study.run(metric=metric, command=OWN) == 1
+    assert "metric.name is val/mine, which summary.json lacks; it has pixels/knn_top1" in study.rows()[0]["error"]
+
+
+@pytest.mark.parametrize("method", ["grid", "bayes"])
+def test_another_metric_uses_the_trainings_that_are_there(study, capsys, method):
+    values = {"model.temperature": {"min": 0.01, "max": 1.0}, "seed": {"value": 0}}
+    changes = {} if method == "grid" else {"method": method, "run_cap": 3, "parameters": values}
+    assert study.run(metric={"name": "val/mine", "goal": "maximize"}, command=OWN, **changes) == 1
+    count = len(study.starts())
+    assert count == (4 if method == "grid" else 3)
+    for name, goal in (("val/knn_top1", "maximize"), ("val/projector_tolerance", "minimize")):
+        metric = {"name": name, "goal": goal}
+        capsys.readouterr()
+        assert study.run(metric=metric, command=OWN, **changes) == 0
+        assert len(study.starts()) == count
+        rows = study.rows()
+        assert [int(row["trial"]) for row in rows] == list(range(count))
+        assert all("error" not in row and row[name] for row in rows)
+        best = (max if goal == "maximize" else min)(float(row[name]) for row in rows)
+        assert f"best {name} {best:.4f}" in capsys.readouterr().out.replace("\n", " ")
+        queue = TrialQueue(read_sweep(study.write(metric=metric, command=OWN, **changes)), study.directory)
+        assert queue.study.best_value == pytest.approx(best)
+        assert [trial.number for trial in queue.study.trials] == list(range(count))
+
+
+def test_a_metric_is_not_changed_under_trainings_that_run(study, capfd):
+    study.hold.touch()
+    pid = fork(lambda: study.run("--jobs", "2"))
+    study.wait_for_starts(2)
+    assert study.run(metric={"name": "val/linear_top1", "goal": "maximize"}) == 1
+    assert "2 trainings of" in capfd.readouterr().err
+    os.kill(pid, signal.SIGTERM)
+    assert exit_code(pid) == 130
+    study.hold.unlink()
+    assert study.run(metric={"name": "val/linear_top1", "goal": "maximize"}) == 0  # those that were cut go on
+    assert [start[1] for start in study.starts()].count("resume") == 2
+    assert len(study.rows()) == 4
+
+
+def test_a_row_has_the_number_of_its_directory_after_cuts_and_retries_too(study, capsys):
+    study.hold.touch()
+    parameters = {"model.temperature": {"values": [1.0, -1]}, "seed": {"values": [0, 1]}}
+    pid = fork(lambda: study.run("--jobs", "2", parameters=parameters))
+    study.wait_for_starts(3)  # the second failed, the first and the third hold
+    os.kill(pid, signal.SIGTERM)
+    assert exit_code(pid) == 130
+    study.hold.unlink()
+    for retry in ([], ["--retry"]):
+        capsys.readouterr()
+        assert study.run(*retry, parameters=parameters) == 0
+        rows = study.rows()
+        assert [(int(row["trial"]), row["run"]) for row in rows] == [(n, f"trials/{n:04}") for n in range(4)]
+        assert [row["model.temperature"] for row in rows] == ["1.0", "-1", "1.0", "-1"]
+        printed = capsys.readouterr().out
+        assert "2 failed; to run them once more" in printed
+        assert "make sweep ... RETRY=1" in printed
+    starts = study.starts()
+    assert [sum(start[0] == f"{n:04}" for start in starts) for n in range(4)] == [
+        2,
+        2,
+        2,
+        2,
+    ]  # what was cut, what failed
+
+
+def test_a_picture_that_cannot_be_drawn_is_left_out(study, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr("kindred.study.sweep_figure.draw_sweep", fail)
+    only = {"model.temperature": {"value": 0.1}, "seed": {"value": 0}}
+    assert study.run(parameters=only) == 0
+    assert len(study.rows()) == 1
+    assert f"left out: {study.directory / 'sweep.png'} (RuntimeError: no room" in capsys.readouterr().err
 
 
 def test_interrupted_it_stops_its_trainings_and_goes_on_with_them(study, capfd):

@@ -199,3 +199,5 @@ def test_the_digest_tells_sweeps_apart(write):
     one = read_sweep(write())
     assert one.digest() == read_sweep(write()).digest()
     assert len({one.digest(), one.with_overrides(["seed=1"]).digest(), read_sweep(write(run_cap=6)).digest()}) == 3
+    # The metric says which training is best, and changes none of them.
+    assert one.digest() == read_sweep(write(metric={"name": "train/loss", "goal": "minimize"})).digest()

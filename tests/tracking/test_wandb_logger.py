@@ -311,6 +311,36 @@ def test_disabled_is_respected(tmp_path, capfd, monkeypatch):
     assert said(capfd) == []
 
 
+@pytest.mark.parametrize("mode", ["ofline", "", "Online"])
+def test_a_mode_that_wandb_does_not_know_is_an_error(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(ValueError, match=f"WANDB_MODE is '{mode}': choose online, offline, disabled"):
+        WandbLogger(str(tmp_path), "kindred")
+
+
+def test_the_modes_are_wandbs():
+    from typing import get_args
+
+    from wandb.sdk.wandb_settings import Settings
+
+    assert set(wandb_logger.MODES) == set(get_args(Settings.model_fields["mode"].annotation))
+
+
+def test_no_temporary_file_of_a_picture_stays_behind(tmp_path, monkeypatch, server):
+    for name in ("run", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5), dtype=np.uint8)
+    seconds = log_and_end(
+        tmp_path / "run",
+        lambda logger: logger.log_neighbours(pixels, "ab", np.stack([pixels] * 2), ["ab", "ab"], np.ones((2, 2))),
+    )
+    assert seconds < wandb_logger.WAIT
+    assert list((tmp_path / "run").glob("wandb/run-*/files/media/table/*.json"))  # which was logged
+    assert [path for path in tmp_path.glob("*/wandb/artifacts/**/*") if path.is_file()] == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_a_failed_training_is_a_failed_run(tmp_path, server):
     def fail():
         raise RuntimeError("as a bug would")

@@ -12,13 +12,14 @@ from kindred.data.loading import Subset
 from kindred.evaluation.knn import knn_search_sharded
 from kindred.models.contrastive import ContrastiveModule
 from kindred.tracking.metrics_csv import read_columns
+from kindred.tracking.sparing import sparing
 from kindred.training.trainer import Trainer
 
 # matplotlib takes half a second to import: not before the first training step.
 
 
 class Figures(Callback):
-    """Draws into `<run directory>/figures`.
+    """Draws into `<run directory>/figures`; a picture that cannot be drawn is left out, and the run goes on.
 
     Args:
         images: rows of views.png and neighbours.png.
@@ -28,20 +29,25 @@ class Figures(Callback):
     def __init__(self, images: int = 8, neighbours: int = 8) -> None:
         self.images = images
         self.neighbours = neighbours
+        self.tried = False  # to draw the views, by this process
 
     def on_train_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         folder = Path(trainer.default_root_dir) / "figures"
-        if trainer.is_global_zero and not (folder / "views.png").exists():
-            self._views(folder / "views.png", trainer.datamodule)
+        if trainer.is_global_zero and not self.tried and not (folder / "views.png").exists():
+            self.tried = True
+            with sparing(folder / "views.png"):
+                self._views(folder / "views.png", trainer.datamodule)
         if trainer.current_epoch + 1 == trainer.max_epochs:
             self._neighbours(folder / "neighbours.png", trainer)
 
     def on_train_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         directory = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (metrics := read_columns(directory / "metrics.csv")):
-            from kindred.tracking.figures import draw_curves
+        if trainer.is_global_zero:
+            with sparing(directory / "figures" / "curves.png"):
+                if metrics := read_columns(directory / "metrics.csv"):
+                    from kindred.tracking.figures import draw_curves
 
-            draw_curves(directory / "figures" / "curves.png", metrics)
+                    draw_curves(directory / "figures" / "curves.png", metrics)
 
     def _views(self, path: Path, datamodule: DataModule) -> None:
         from kindred.tracking.figures import draw_views
@@ -55,7 +61,7 @@ class Figures(Callback):
 
     def _neighbours(self, path: Path, trainer: Trainer) -> None:
         """Evenly spread queries, searched by all ranks, drawn by one."""
-        datamodule, store = trainer.datamodule, feature_store(trainer)
+        store = feature_store(trainer)
         query = store.query.gathered()
         rows = torch.linspace(0, len(query.labels) - 1, self.images).long().to(query.labels.device)
         similarities, nearest = (
@@ -64,12 +70,18 @@ class Figures(Callback):
                 store.bank.features, store.bank.positions, query.features[rows], self.neighbours
             )
         )
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            with sparing(path):
+                self._draw(path, trainer, rows.cpu().numpy(), nearest, similarities)
+
+    def _draw(
+        self, path: Path, trainer: Trainer, queries: np.ndarray, nearest: np.ndarray, similarities: np.ndarray
+    ) -> None:
+        """neighbours.png, and the same for loggers that take it: `nearest` [Q, k] are positions in the bank."""
         from kindred.tracking.figures import draw_neighbours
 
+        datamodule, bank = trainer.datamodule, nearest.ravel()
         names = np.array([*datamodule.class_names, "unlabelled"])  # label -1 is the last
-        queries, bank = rows.cpu().numpy(), nearest.ravel()
         images, nearby = pictures(datamodule, datamodule.query, queries), pictures(datamodule, datamodule.bank, bank)
         if images is None or nearby is None:
             return

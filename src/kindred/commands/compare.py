@@ -11,10 +11,11 @@ the file system and needs no network.
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,25 +24,52 @@ from kindred.commands.command_line import Parser
 from kindred.commands.errors import attempt
 from kindred.files import write_atomically
 from kindred.runs.run import Run
-from kindred.study.comparison import Column, Comparison
+from kindred.study.comparison import Column, Comparison, Setting
 from kindred.study.comparison_page import page
-from kindred.study.groups import as_text, find_runs, flat_config, numbers
+from kindred.study.groups import Group, as_text, find_runs, flat_config, is_outdated, numbers
 from kindred.study.wandb_project import wandb_runs
+
+ROOM = 24  # columns of a terminal for an accuracy with its deviation, and some of its frame
 
 
 def read_runs(places: Sequence[str], api: Any = None) -> list[Run]:
-    """The runs of all places; those that cannot be read are named on stderr and left out.
+    """The runs of all places; what is left out, and why, is said on stderr: runs that cannot be read, or that never reached
+    a step, and places without a run.
 
     Raises:
-        FileNotFoundError, ValueError: a place without a run.
+        ValueError: there is none.
     """
-    projects = [place for place in places if _names_a_project(place)]
-    runs = find_runs([place for place in places if place not in projects])
-    good = [run for run in runs if not _complain(run)]
-    good += [run for place in projects for run in wandb_runs(place.removeprefix("wandb:"), api)]
+    local: dict[Path, Run] = {}
+    remote: list[Run] = []
+    without = []
+    for place in places:
+        try:
+            if _names_a_project(place):
+                remote += wandb_runs(place.removeprefix("wandb:"), api)
+            else:
+                local |= {run.path.resolve(): run for run in find_runs([place])}
+        except (FileNotFoundError, ValueError) as error:
+            without.append(str(error))
+    if not local and not remote:
+        raise ValueError("; ".join(without))
+    for reason in without:
+        print(f"left out: {as_text(reason)}", file=sys.stderr)
+    found = [*sorted(local.values(), key=lambda run: run.path), *remote]
+    readable = [run for run in found if not _complain(run)]
+    good = [run for run in readable if _reached_a_step(run)]
+    if count := len(readable) - len(good):
+        print(f"left out: {count} run{'s' * (count > 1)} that never reached a step", file=sys.stderr)
+    if count := sum(map(is_outdated, good)):
+        print(
+            f"left out: {count} evaluation{'s' * (count > 1)} of an earlier step than the run's last", file=sys.stderr
+        )
     if not good:
-        raise ValueError("there is no run that can be read")
+        raise ValueError("there is no run that can be read" if not readable else "no run has reached a step yet")
     return good
+
+
+def _reached_a_step(run: Run) -> bool:
+    return "epochs" in run.summary or bool((run.metrics.get("step", np.zeros(0)) > 0).any())
 
 
 def _names_a_project(place: str) -> bool:
@@ -60,30 +88,63 @@ def _complain(run: Run) -> bool:
 
 
 def print_table(comparison: Comparison, console: Console) -> None:
-    """The comparison as one table; on a terminal too narrow for it, accuracies and the rest in two."""
-    columns = comparison.columns
-    accuracies = [column for column in columns if column.accuracy]
-    whole = _table(comparison, columns)
-    wide = console.measure(whole, options=console.options.update(width=10_000, max_width=10_000)).maximum
+    """The comparison as one table; on a terminal too narrow for it several: accuracies above, the rest below.
+
+    Those have the settings that tell the rows apart in front, or the rows' numbers where these take too much room, and leave
+    out what follows from a chosen name, as a method's learning rate does, which is said.
+    """
+    columns, settings = comparison.columns, comparison.settings
+    whole = _table(comparison, comparison.headings(settings), lambda group: comparison.cells(group, settings), columns)
+    wide = _width(whole, console)
     if not console.is_terminal:
         console.width = max(console.width, wide)  # a file or a pipe has no edge
-    if wide <= console.width or not accuracies:
+    if wide <= console.width:
         console.print(whole)
         return
-    console.print(_table(comparison, accuracies))
-    console.print(_table(comparison, [column for column in columns if not column.accuracy]))
+
+    telling = [setting for setting in settings if setting.name in comparison.telling]
+    headings, cells = comparison.headings(telling), lambda group: comparison.cells(group, telling)
+    if _width(_table(comparison, headings, cells, []), console) > console.width - ROOM:
+        for row, group in enumerate(comparison.groups, start=1):
+            console.print(Text(f"{row}  {comparison.label(group)}"))
+        headings, cells = ["row", "n"], lambda group: [str(comparison.groups.index(group) + 1), str(len(group.runs))]
+    following = comparison.following()
+    more = [setting for setting in settings if setting not in telling and setting.name not in following]
+    accuracies, others = [c for c in columns if c.accuracy], [c for c in columns if not c.accuracy]
+    for waiting in (accuracies, [*more, *others]):
+        while waiting:
+            tables = [_table(comparison, headings, cells, waiting[:count]) for count in range(1, len(waiting) + 1)]
+            count = sum(_width(table, console) <= console.width for table in tables) or 1
+            console.print(tables[count - 1])
+            waiting = waiting[count:]
+    if left_out := [comparison.names[key] for key in following if key not in comparison.telling]:
+        choices = [comparison.names[key] for key in comparison.names if key.startswith("choices.")]
+        console.print(Text(f"on the page only, since they follow from {', '.join(choices)}: {', '.join(left_out)}"))
 
 
-def _table(comparison: Comparison, columns: Sequence[Column]) -> Table:
+def _width(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update(width=10_000, max_width=10_000)).maximum
+
+
+def _table(
+    comparison: Comparison,
+    headings: Sequence[str],
+    cells: Callable[[Group], Sequence[str]],
+    columns: Sequence[Column | Setting],
+) -> Table:
+    """Columns under `headings` with the `cells` of a group, then `columns`."""
     table = Table()
-    for heading in comparison.headings():
+    for heading in headings:
         table.add_column(Text(heading), justify="right" if heading == "n" else "left", overflow="fold")
     for column in columns:
-        table.add_column(Text(column.heading), justify="right")
-    best = {column: comparison.best(column) for column in columns}
+        setting = isinstance(column, Setting)
+        table.add_column(
+            Text(column.heading), justify="left" if setting else "right", overflow="fold", no_wrap=not setting
+        )
+    best = {column: comparison.best(column) for column in columns if isinstance(column, Column)}
     for group in comparison.groups:
-        reached = [Text(c.text(group), style="bold" if group in best[c] else "") for c in columns]
-        table.add_row(*map(Text, comparison.cells(group)), *reached)
+        reached = [Text(c.text(group), style="bold" if group in best.get(c, ()) else "") for c in columns]
+        table.add_row(*map(Text, cells(group)), *reached)
     return table
 
 

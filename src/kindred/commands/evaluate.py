@@ -5,6 +5,7 @@
     kindred evaluate --data cifar10                transfer: the encoder on another data set
     kindred evaluate --data imagefolder data.source.root=my/images       with Hydra overrides for it
     kindred evaluate --labels 0.01                 with one in a hundred of the train labels
+    kindred evaluate --wandb                       and add the result to the W&B run that the run was logged to
 
 kNN and a linear classifier see the features of the unaugmented train images; their settings are chosen on val images;
 test images are scored once. Raw pixels and the untrained encoder go through the same. Writes evaluation.json and
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_completed("--data", by=names("data"), help="another data set of configs/data/")
     parser.add_argument("--labels", type=float, default=1.0, help="share of the train labels (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of that share (default: %(default)s)")
+    parser.add_argument("--wandb", action="store_true", help="add the result to the run's run in W&B")
     parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
     parser.add_completed("overrides", by=overrides, nargs="*", help="Hydra overrides of the other data set")
     options = parser.read(arguments)
@@ -61,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.data:
             say_own_configs()
         run = load_run(options.run, options.trust)
-        result = evaluate(run, options.data, options.labels, options.seed, options.overrides)
+        result = evaluate(run, options.data, options.labels, options.seed, options.overrides, options.wandb)
         print_evaluation(result, run.path)
+        if not options.wandb and (run.path / "wandb.json").exists():
+            print(f"not sent to W&B; to the run that {run.path / 'wandb.json'} names: --wandb")
 
     return attempt(work)

@@ -5,6 +5,7 @@ All formats take images float32 [B, C, S, S] in [0, 1] with S = data.image_size 
 
 import json
 import os
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
@@ -16,18 +17,21 @@ from torch import Tensor, nn
 from kindred.config import ConfigError, build, nodes
 from kindred.data.images.normalisation import NormalizedEncoder
 from kindred.files import write_atomically
-from kindred.runs.model_card import FILES, model_card
+from kindred.runs.model_card import FILES, card_weights, model_card
+from kindred.runs.origin import origin
 from kindred.runs.run import Run
 from kindred.runs.trust import as_plain_settings, check_classes
 
 TOLERANCE = 1e-4  # of the features of an exported file
 EXAMPLES = 7  # inputs that it is tried on
+WEIGHTS = "kindred.json"  # what encoder.pt2 holds beside the program: which weights it is of
 
 
 def export(run: Run, format: str, output: Path | None = None, license: str = "unknown") -> Path:
     """Write the encoder of `run` and README.md to `output` (by default <run>/export); the path of the file.
 
-    What was written is read back, and its features compared with those of the run.
+    What was written is read back, and its features compared with those of the run. The file says which weights it is of
+    (`kindred.runs.origin`), and so does the card; files there that are of other ones are removed, which is said.
 
     Args:
         format: safetensors, onnx or torch-export.
@@ -46,11 +50,12 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
         datamodule.setup()
         inputs = views.plain(datamodule.bank.__getitems__(range(EXAMPLES)).raw)
     output.mkdir(parents=True, exist_ok=True)
+    weights = origin(run)
     path = output / FILES[format]
     temporary = output / f".{os.getpid()}-{path.name}"
     try:
         features = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[format](
-            encoder, inputs, temporary, run
+            encoder, inputs, temporary, run, {key: str(value) for key, value in weights.items()}
         )
         with torch.inference_mode():
             difference = max(float((features(part) - encoder(part)).abs().max()) for part in (inputs, inputs[:1]))
@@ -59,7 +64,18 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    write_atomically(output / "README.md", model_card(run, output, inputs, license))
+    described = card_weights(output / "README.md")
+    kept = {path.name}
+    for other in (output / name for name in FILES.values() if name != path.name):
+        if other.exists() and described == weights:
+            kept.add(other.name)
+        elif other.exists() and described is not None:
+            other.unlink()
+            print(
+                f"removed: {other}, which was of other weights (step {described.get('step', 'unknown')})",
+                file=sys.stderr,
+            )
+    write_atomically(output / "README.md", model_card(run, weights, kept, inputs, license))
     return path
 
 
@@ -102,17 +118,21 @@ def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     return encoder.eval()
 
 
-def _safetensors(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+def _safetensors(
+    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str]
+) -> Callable[[Tensor], Tensor]:
     """Writes `path`; what reads images with it."""
     from safetensors.torch import save
 
     config = cast("dict[str, Any]", OmegaConf.to_container(run.config, resolve=True))
-    metadata = {"format": "pt", "encoder": json.dumps(config["encoder"]), "config": json.dumps(config)}
+    metadata = {"format": "pt", "encoder": json.dumps(config["encoder"]), "config": json.dumps(config), **weights}
     path.write_bytes(save({name: value.contiguous() for name, value in encoder.state_dict().items()}, metadata))
     return load_encoder(path, trust={node._target_ for _, node in nodes(run.config.encoder)})
 
 
-def _onnx(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
+def _onnx(
+    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str]
+) -> Callable[[Tensor], Tensor]:
     try:
         import onnx
         import onnxruntime
@@ -132,11 +152,17 @@ def _onnx(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Callable[
         output_names=["features"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, weights)
+    onnx.save(model, path)
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-def _torch_export(encoder: nn.Module, inputs: Tensor, path: Path, run: Run) -> Callable[[Tensor], Tensor]:
-    torch.export.save(torch.export.export(encoder, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},)), path)
+def _torch_export(
+    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str]
+) -> Callable[[Tensor], Tensor]:
+    program = torch.export.export(encoder, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, path, extra_files={WEIGHTS: json.dumps(weights)})
     return torch.export.load(path).module()

@@ -15,8 +15,10 @@ import numpy as np
 
 from kindred.config import ConfigError, check, compose
 from kindred.files import write_atomically
+from kindred.runs.origin import origin
 from kindred.runs.run import Run, build_datamodule, build_module
 from kindred.runs.weights import load_encoder_weights
+from kindred.tracking.sparing import sparing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,13 +30,19 @@ MAP_IMAGES = 2000  # in map.png, at most
 
 
 def evaluate(
-    run: Run, data: str | None = None, labels: float = 1.0, seed: int = 0, overrides: Sequence[str] = ()
+    run: Run,
+    data: str | None = None,
+    labels: float = 1.0,
+    seed: int = 0,
+    overrides: Sequence[str] = (),
+    wandb: bool = False,
 ) -> dict[str, Any]:
     """Score the encoder of `run`, and return the content of evaluation.json.
 
     Accuracies on the test images are under `test/<probe>_top1` and `_top5` (`probe`: knn, linear; the encoder of the
     run), `untrained/...` (the encoder before its first step) and `pixels/...`; beside each stand the settings that were
     chosen on val (`.../knn_k`, `.../knn_temperature`, `.../linear_penalty`) and the accuracy there (`..._val_top1`).
+    `step` and `checkpoint` say which weights were judged (`kindred.runs.origin`).
 
     Args:
         run: with its last checkpoint.
@@ -44,6 +52,7 @@ def evaluate(
             trained on.
         seed: of the choice of that share.
         overrides: Hydra overrides of that other data set.
+        wandb: add the result to the W&B run that the run's wandb.json names, with the key of whoever evaluates.
 
     Raises:
         ConfigError, ValueError: settings that cannot work, a class that is not trusted.
@@ -63,6 +72,12 @@ def evaluate(
         raise ConfigError(
             f"{overrides[0]}: the run's own data set stays as it is; overrides are for another one (--data)"
         )
+    if wandb:
+        from kindred.tracking.wandb_logger import add_to_run, check_mode
+
+        check_mode()
+        if not (run.path / "wandb.json").exists():
+            raise ConfigError(f"--wandb: {run.path} has no wandb.json, so there is no W&B run to add to")
     datamodule = run.datamodule() if data is None else other_datamodule(run, data, overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     frozen = {"untrained": untrained_encoder(run), "test": deepcopy(run.encoder)}
@@ -77,6 +92,7 @@ def evaluate(
     encoded = {name: encode(datamodule, images, name, encoders, device) for name, images in splits.items()}
 
     result = {
+        **origin(run),
         "data": data or run.config.choices.data,
         "labels": labels,
         "seed": seed,
@@ -107,9 +123,7 @@ def evaluate(
     figures = _draw(run.path / "figures", suffix, matrices["linear"], encoded["test"]["test"], datamodule.class_names)
     result["seconds"] = time.perf_counter() - started
     write_atomically(run.path / f"evaluation{suffix}.json", json.dumps(result, indent=2) + "\n")
-    if (run.path / "wandb.json").exists():
-        from kindred.tracking.wandb_logger import add_to_run
-
+    if wandb:
         prefix = f"evaluation{suffix}"
         metrics = {f"{prefix}/{key}": value for key, value in result.items() if isinstance(value, int | float)}
         add_to_run(run.path, metrics, {f"{prefix}/{name}": path for name, path in figures.items()})
@@ -158,14 +172,19 @@ def _suffix(data: str | None, labels: float, seed: int) -> str:
 def _draw(
     folder: Path, suffix: str, confusion: np.ndarray, test: "Encoded", class_names: Sequence[str]
 ) -> dict[str, Path]:
-    """confusion.png and map.png; their paths by name."""
+    """confusion.png and map.png; the paths of those that could be drawn by name."""
     from kindred.tracking.figures import draw_confusion, draw_map
 
     paths = {name: folder / f"{name}{suffix}.png" for name in ("confusion", "map")}
-    draw_confusion(paths["confusion"], confusion, class_names)
-    rows = np.unique(np.linspace(0, len(test.labels) - 1, MAP_IMAGES).astype(int))
-    draw_map(paths["map"], flatten(test.features[rows].cpu().numpy()), test.labels[rows].cpu().numpy(), class_names)
-    return paths
+    for path in paths.values():
+        path.unlink(missing_ok=True)  # of an earlier evaluation
+    with sparing(paths["confusion"]):
+        draw_confusion(paths["confusion"], confusion, class_names)
+    with sparing(paths["map"]):
+        rows = np.unique(np.linspace(0, len(test.labels) - 1, MAP_IMAGES).astype(int))
+        points = flatten(test.features[rows].cpu().numpy())
+        draw_map(paths["map"], points, test.labels[rows].cpu().numpy(), class_names)
+    return {name: path for name, path in paths.items() if path.exists()}
 
 
 def flatten(features: np.ndarray) -> np.ndarray:

@@ -1,13 +1,15 @@
 """The model card of an exported encoder: what it is, what it has seen, how good it is and how to load it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.runs.run import Run
+from kindred.tracking.metrics_csv import read_metrics, summarise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,21 +56,27 @@ features = encoder(images)
 }
 
 
-def model_card(run: Run, output: Path, inputs: "Tensor", license: str) -> str:
-    """The text of README.md for the files in `output`.
+def model_card(run: Run, weights: Mapping[str, Any], files: Collection[str], inputs: "Tensor", license: str) -> str:
+    """The text of README.md beside exported files.
 
     Args:
-        run: with evaluation.json, if it has been evaluated: its figures are in the card.
+        run: with evaluation.json, if it has been evaluated: its figures are in the card, if they are of the same weights.
+        weights: that it has now, see `kindred.runs.origin`.
+        files: names of those that hold them.
         inputs: such as the files take, [N, ...].
         license: of the weights.
     """
     config, data, choices = run.config, run.config.data, run.config.choices
+    rows = [row for row in read_metrics(run.path / "metrics.csv") if row["step"] <= weights["step"]]
+    summary = summarise(rows) or run.summary
     head = {"license": license, "library_name": "kindred", "tags": ["self-supervised", "contrastive", choices.model]}
+    head["kindred"] = dict(weights)
     settings = {
         "method": f"`{_call(config.model)}`",
         "encoder": f"`{_call(config.encoder)}`, from {config.init_from or 'random weights'}",
         "data": f"{choices.data} (`{data.source._target_}`), views {choices.views}",
-        "epochs": f"{run.summary['epoch']:g}",
+        "epochs": f"{summary['epoch']:g}",
+        "weights": f"of step {weights['step']}, checkpoint {weights['checkpoint'][:12]}",
         "batch size": data.batch_size,
         "seed": config.seed,
     }
@@ -84,13 +92,9 @@ def model_card(run: Run, output: Path, inputs: "Tensor", license: str) -> str:
         + (f"Normalisation is inside. {_resizing(data)}" if "image_size" in data else ""),
         _table("setting", settings),
         "## How good it is",
-        *_results(run),
+        *_results(run, weights, summary),
         "## Loading",
-        *(
-            LOADING[name].format(encoder=f"`{_call(config.encoder)}`")
-            for name, file in FILES.items()
-            if (output / file).exists()
-        ),
+        *(LOADING[name].format(encoder=f"`{_call(config.encoder)}`") for name, file in FILES.items() if file in files),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -115,14 +119,27 @@ def _resizing(data: DictConfig) -> str:
     )
 
 
-def _results(run: Run) -> list[str]:
-    """Paragraphs: the accuracies of evaluation.json, and those at the end of training."""
+def card_weights(path: Path) -> dict[str, Any] | None:
+    """Which weights the card at `path` is of; nothing in it if it does not say, None if there is no card of Kindred's."""
+    parts = path.read_text(encoding="utf-8", errors="replace").split("---\n") if path.is_file() else []
+    try:
+        head = yaml.safe_load(parts[1]) if len(parts) > 2 else None
+    except yaml.YAMLError:
+        head = None
+    return head.get("kindred", {}) if isinstance(head, dict) and head.get("library_name") == "kindred" else None
+
+
+def _results(run: Run, weights: Mapping[str, Any], summary: Mapping[str, float]) -> list[str]:
+    """Paragraphs: the accuracies of evaluation.json, if it is of the same weights, and those that the training logged."""
     found = []
     if (path := run.path / "evaluation.json").exists():
         result = json.loads(path.read_text())
-        where = f"{result['test_images']} test images of {result['data']}"
-        found += [f"On {where}; settings were chosen on other images:", _table("accuracy", _accuracies(result))]
-    if accuracies := _accuracies(run.summary):
+        if result.get("checkpoint", weights["checkpoint"]) == weights["checkpoint"]:
+            where = f"{result['test_images']} test images of {result['data']}"
+            found += [f"On {where}; settings were chosen on other images:", _table("accuracy", _accuracies(result))]
+        else:
+            found += [f"These weights were not judged on test images; those of step {result['step']} were."]
+    if accuracies := _accuracies(summary):
         split = "test" if run.config.data.val_size == 0 else "held-out"
         found += [f"At the end of training, on {split} images:", _table("accuracy", accuracies)]
     return found or ["Not measured."]

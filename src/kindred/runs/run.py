@@ -14,6 +14,7 @@ Importing this module imports no torch, so that listing and comparing runs is qu
 """
 
 import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -82,9 +83,14 @@ class Run:
 
     @cached_property
     def summary(self) -> dict[str, float]:
-        """summary.json; of a run that has not ended, what its metrics say so far."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else summarise(read_metrics(self.path / "metrics.csv"))
+        """summary.json; of a run that has not ended, or goes on beyond that, what its metrics say so far."""
+        path, rows = self.path / "summary.json", read_metrics(self.path / "metrics.csv")
+        written = json.loads(path.read_text()) if path.exists() else None
+        return (
+            summarise(rows)
+            if written is None or (rows and rows[-1]["step"] > written.get("step", math.inf))
+            else written
+        )
 
     @cached_property
     def module(self) -> "ContrastiveModule":

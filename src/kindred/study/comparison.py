@@ -40,6 +40,18 @@ class Column:
         return f"{mean:.{self.decimals}f}" + ("" if math.isnan(std) else f" ± {std:.{self.decimals}f}")
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A key in which the runs differ as a column."""
+
+    name: str
+    heading: str
+    accuracy = False
+
+    def text(self, group: Group) -> str:
+        return as_text(group.settings[self.name]) if self.name in group.settings else ""
+
+
 COLUMNS = (
     *(Column(f"val/{name}", *shown) for name, shown in SPLIT_METRICS.items()),
     *(Column(f"test/{name}", f"test {shown[0]}", shown[1]) for name, shown in SPLIT_METRICS.items()),
@@ -81,15 +93,20 @@ class Comparison:
             raise ValueError(f"--sort {metric}: no run has it; they have {', '.join(known)}")
         self.groups.sort(key=lambda group: -group.mean(name) if group.values(name) else math.inf)
 
-    def headings(self) -> list[str]:
+    @property
+    def settings(self) -> list[Setting]:
+        """The keys in which the runs differ as columns."""
+        return [Setting(key, heading) for key, heading in self.names.items()]
+
+    def headings(self, settings: Sequence[Setting]) -> list[str]:
         """Of the columns before the metrics."""
         state = ["state"] if any(map(self.state, self.groups)) else []
-        return [*(self.names.values() or ["run"]), *state, "n"]
+        return [*([setting.heading for setting in settings] or ["run"]), *state, "n"]
 
-    def cells(self, group: Group) -> list[str]:
-        """Of the columns before the metrics: settings, or the directories' names if all are the same; state; n."""
-        named = [as_text(group.settings[key]) if key in group.settings else "" for key in self.names]
-        state = [self.state(group)] if "state" in self.headings() else []
+    def cells(self, group: Group, settings: Sequence[Setting]) -> list[str]:
+        """Of the columns before the metrics: settings, or the directories' names if there are none; state; n."""
+        named = [setting.text(group) for setting in settings]
+        state = [self.state(group)] if "state" in self.headings(settings) else []
         return [*(named or [", ".join(as_text(run.path.name) for run in group.runs)]), *state, str(len(group.runs))]
 
     @staticmethod
@@ -103,19 +120,28 @@ class Comparison:
         named = [
             as_text(value) if key.startswith("choices.") else f"{self.names[key]} {as_text(value)}"
             for key, value in group.settings.items()
-            if key in self._telling
+            if key in self.telling
         ]
         label = ", ".join(named) or ", ".join(as_text(run.path.name) for run in group.runs)
         return f"{label} (unfinished)" if self.state(group) else label
 
     @cached_property
-    def _telling(self) -> list[str]:
+    def telling(self) -> list[str]:
         """Keys that tell the groups apart, the first ones that do; a learning rate that follows from others is not said."""
         keys, apart = [], 1
         for key in self.names:
             count = len({tuple(as_text(group.settings.get(k)) for k in [*keys, key]) for group in self.groups})
             keys, apart = ([*keys, key], count) if count > apart else (keys, apart)
         return keys
+
+    def following(self) -> list[str]:
+        """Keys that say nothing new beside the chosen names: runs with the same choices have the same value of them."""
+        choices = [key for key in self.names if key.startswith("choices.")]
+
+        def count(keys: Sequence[str]) -> int:
+            return len({tuple(as_text(group.settings.get(key)) for key in keys) for group in self.groups})
+
+        return [k for k in self.names if k not in choices and choices and count([*choices, k]) == count(choices)]
 
     def best(self, column: Column) -> list[Group]:
         """The groups with the highest accuracy; none if there is nothing to compare."""

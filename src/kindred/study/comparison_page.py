@@ -5,6 +5,7 @@ own two and no address to be loaded (its Content-Security-Policy holds their has
 """
 
 import base64
+import gzip
 import hashlib
 import html
 import io
@@ -12,8 +13,6 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +20,16 @@ import numpy as np
 
 from kindred.runs.run import Run
 from kindred.study.groups import Group, as_text, flat_config
+from kindred.tracking.sparing import sparing
 
 if TYPE_CHECKING:
     from kindred.study.comparison import Comparison
 
 TEMPLATE = Path(__file__).with_name("comparison.html")
-POINTS = 400  # of a curve: more than a plot has pixels to show apart
-WIDTH = 700  # of a picture
+POINTS, FEWEST = 400, 50  # of a curve, at most and at least: more than a plot has pixels to show apart
+SHOWN = 20_000  # points of all curves of a metric: where hundreds lie over each other, each needs fewer
+WIDTHS = (700, 450)  # of a picture: of up to OPEN of a kind, and of more
+MOST_BYTES = 1_000_000  # of the pictures of a kind, before base64; what comes after that stays in the run directories
 MOST_PIXELS = 20_000_000
 LABEL = 48  # characters of a legend entry
 LONG = 40  # characters of a cell that may wrap
@@ -49,14 +51,15 @@ def page(comparison: "Comparison") -> str:
     plotly = get_plotlyjs()
     groups, colours = comparison.groups, group_colours(comparison.groups)
     runs = sum(len(group.runs) for group in groups)
+    points = min(POINTS, max(FEWEST, SHOWN // max(1, runs)))
     values = {
         "scripts": " ".join(f"'{_hash(text)}'" for text in (plotly, code)),
         "title": _count(runs, "run") + ("" if runs == len(groups) else f" in {_count(len(groups), 'row')}"),
-        "plotly": plotly,
+        "plotly": _packed(plotly),
         "head": _head(comparison),
         "rows": "\n".join(_row(comparison, group, colour) for group, colour in zip(groups, colours, strict=True)),
         "pictures": "\n".join(_pictures(comparison, kind, colours) for kind in PICTURES),
-        "data": _json([_curves(comparison, group, c) for group, c in zip(groups, colours, strict=True)]),
+        "data": _packed(_json([_curves(comparison, g, c, points) for g, c in zip(groups, colours, strict=True)])),
     }
     whole = "".join(values[part] if place % 2 else part for place, part in enumerate(parts))
     return whole.encode("utf-8", "replace").decode("utf-8")
@@ -71,8 +74,12 @@ def _count(number: int, what: str) -> str:
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def _packed(text: str) -> str:
+    """Text as the page's `unpack` reads it; in a third of the room, and with nothing in it that HTML would act on."""
+    return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), compresslevel=6, mtime=0)).decode()
 
 
 def group_colours(groups: Sequence[Group]) -> list[str]:
@@ -92,7 +99,7 @@ def group_colours(groups: Sequence[Group]) -> list[str]:
 
 def _head(comparison: "Comparison") -> str:
     """The header row. A metric's first click sorts downwards, a setting's upwards."""
-    headings = [(heading, "ascending") for heading in comparison.headings()]
+    headings = [(heading, "ascending") for heading in comparison.headings(comparison.settings)]
     headings += [(column.heading, "descending") for column in comparison.columns]
     if comparison.names:
         headings.append(("runs", "ascending"))
@@ -103,7 +110,7 @@ def _head(comparison: "Comparison") -> str:
 
 
 def _row(comparison: "Comparison", group: Group, colour: str) -> str:
-    cells = [_cell(text, text) for text in comparison.cells(group)]
+    cells = [_cell(text, text) for text in comparison.cells(group, comparison.settings)]
     cells[0] = cells[0].replace(">", f'><i class="swatch" style="background:{colour}"></i>', 1)
     for column in comparison.columns:
         mean = group.mean(column.name)
@@ -129,69 +136,87 @@ def run_label(run: Run) -> str:
     return as_text(run.path.name) + ("" if seed is None else f", seed {as_text(seed)}")
 
 
-def _curves(comparison: "Comparison", group: Group, colour: str) -> dict[str, Any]:
+def _curves(comparison: "Comparison", group: Group, colour: str, points: int) -> dict[str, Any]:
     label = comparison.label(group)
     return {
         "label": label if len(label) <= LABEL else f"{label[: LABEL - 1]}…",
         "colour": colour,
         "dash": "dot" if comparison.state(group) else "solid",
-        "runs": [{"label": run_label(run), "curves": curves(run.metrics)} for run in group.runs],
+        "runs": [{"label": run_label(run), "curves": curves(run.metrics, points)} for run in group.runs],
     }
 
 
-def curves(metrics: dict[str, np.ndarray]) -> dict[str, list[list[float]]]:
-    """Each metric as [epochs, values], at most POINTS of them, the last one always among them."""
+def curves(metrics: dict[str, np.ndarray], points: int = POINTS) -> dict[str, list[list[float]]]:
+    """Each metric as [epochs, values], at most `points` of them, the last one always among them."""
     found = {}
     for name in metrics.keys() - {"step", "epoch"}:
         there = np.flatnonzero(np.isfinite(metrics[name]) & np.isfinite(metrics["epoch"]))
-        if len(there) > POINTS:
-            there = there[np.linspace(0, len(there) - 1, POINTS).round().astype(int)]
+        if len(there) > points:
+            there = there[np.linspace(0, len(there) - 1, points).round().astype(int)]
         if len(there):
             found[name] = [[float(f"{value:.5g}") for value in metrics[x][there]] for x in ("epoch", name)]
     return found
 
 
 def _pictures(comparison: "Comparison", kind: str, colours: Sequence[str]) -> str:
-    """The section of one kind of pictures; nothing if no run has any."""
-    runs = [
-        (group, colour, run) for group, colour in zip(comparison.groups, colours, strict=True) for run in group.runs
+    """The section of one kind of pictures, those of the first rows; nothing if no run has any.
+
+    A picture of several runs, as the views of one seed are, is embedded once; the script shows it to the others.
+    """
+    found = [
+        (run.path / "figures" / f"{kind}.png", group, colour, run)
+        for group, colour in zip(comparison.groups, colours, strict=True)
+        for run in group.runs
+        if (run.path / "figures" / f"{kind}.png").is_file()
     ]
-    with ThreadPoolExecutor() as pool:  # Pillow works outside the interpreter's lock
-        sources = list(pool.map(_picture, [run.path / "figures" / f"{kind}.png" for _, _, run in runs]))
-    figures = [
-        f'<figure><figcaption><i class="swatch" style="background:{colour}"></i>'
-        f"{html.escape(comparison.label(group) if comparison.names else '')} <small>{html.escape(run_label(run))}</small>"
-        f'</figcaption><img src="{source}" alt="{html.escape(f"{kind} of {run_label(run)}")}"></figure>'
-        for (group, colour, run), source in zip(runs, sources, strict=True)
-        if source
-    ]
+    embedded: dict[bytes, bytes] = {}  # what is in the file -> JPEG; nothing for what is no picture
+    figures = []
+    for path, group, colour, run in found:
+        file = path.read_bytes()
+        digest = hashlib.sha256(file).digest()
+        if new := digest not in embedded:
+            if sum(map(len, embedded.values())) > MOST_BYTES:
+                continue
+            embedded[digest] = b""
+            with sparing(as_text(str(path))):
+                embedded[digest] = _shrunk(file, WIDTHS[len(found) > OPEN])
+        if not embedded[digest]:
+            continue
+        name = f"{kind}{list(embedded).index(digest)}"
+        picture = f'data-as="{name}"'
+        if new:
+            picture = f'id="{name}" src="data:image/jpeg;base64,{base64.b64encode(embedded[digest]).decode()}"'
+        label, own = comparison.label(group) if comparison.names else "", run_label(run)
+        figures.append(
+            f'<figure><figcaption><i class="swatch" style="background:{colour}"></i>{html.escape(label)} '
+            f"<small>{html.escape(own)}</small></figcaption>"
+            f'<img {picture} alt="{html.escape(f"{kind} of {own}")}"></figure>'
+        )
     if not figures:
         return ""
+    count = str(len(figures)) if len(figures) == len(found) else f"{len(figures)} of {len(found)}"
     return (
-        f"<details{' open' * (len(figures) <= OPEN)}><summary>{PICTURES[kind]} <small>{len(figures)}</small></summary>"
+        f"<details{' open' * (len(figures) <= OPEN)}><summary>{PICTURES[kind]} <small>{count}</small></summary>"
         f'<div class="pictures {kind}">{"".join(figures)}</div></details>'
     )
 
 
-def _picture(path: Path) -> str:
-    """A PNG as a data address, at most WIDTH wide; nothing if it is not there or no picture."""
-    return _shrunk(path.read_bytes()) if path.is_file() else ""
+def _shrunk(file: bytes, width: int) -> bytes:
+    """A PNG as JPEG, at most `width` wide.
 
-
-@lru_cache(maxsize=256)  # runs with the same seed have the same views
-def _shrunk(data: bytes) -> str:
+    Raises:
+        Exception: of many classes, for what is no picture.
+        ValueError: one far too large.
+    """
     from PIL import Image
 
-    try:
-        image = Image.open(io.BytesIO(data), formats=["PNG"])
-        if image.width * image.height > MOST_PIXELS:
-            return ""
-        image = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return ""
-    if image.width > WIDTH:
-        size = (WIDTH, max(1, round(image.height * WIDTH / image.width)))
+    image = Image.open(io.BytesIO(file), formats=["PNG"])
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels")
+    image = image.convert("RGB")
+    if image.width > width:
+        size = (width, max(1, round(image.height * width / image.width)))
         image = image.resize(size, Image.Resampling.BILINEAR)
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=75)  # WebP is a third smaller and takes ten times as long
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    made = io.BytesIO()
+    image.save(made, "JPEG", quality=75)  # WebP is a third smaller and takes ten times as long
+    return made.getvalue()

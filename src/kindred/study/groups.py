@@ -154,11 +154,22 @@ class Group:
 
 
 def numbers(run: Run) -> dict[str, float]:
-    """The numbers of summary.json, and of evaluation.json, if there is one, its linear probe as `evaluation/linear_top1`."""
-    path = run.path / "evaluation.json"
-    evaluation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    reached = run.summary | {"evaluation/linear_top1": evaluation.get("test/linear_top1")}
+    """The numbers of summary.json, and the linear probe of evaluation.json as `evaluation/linear_top1`, if of that step."""
+    reached = run.summary | {"evaluation/linear_top1": _evaluation(run).get("test/linear_top1")}
+    if is_outdated(run):
+        del reached["evaluation/linear_top1"]
     return {name: float(value) for name, value in reached.items() if _is_number(value) and not math.isnan(value)}
+
+
+def is_outdated(run: Run) -> bool:
+    """Whether evaluation.json is of other weights than those that the run's summary is of: the run has gone on since."""
+    judged, reached = _evaluation(run).get("step"), run.summary.get("step")
+    return judged is not None and reached is not None and judged != reached
+
+
+def _evaluation(run: Run) -> dict[str, Any]:
+    path = run.path / "evaluation.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def fold_seeds(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:

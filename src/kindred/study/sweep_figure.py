@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from kindred.study.sweep_file import SweepFile
 from kindred.study.sweep_rows import ACCURACIES, GEOMETRY, Row, by_value, is_numeric, number, published, spread
-from kindred.tracking.figures import _save
+from kindred.tracking.figures import PLAIN, save, written
 
 KNN, LINEAR, UNIFORMITY, TOLERANCE, QUIET = "#33658a", "#f26419", "#6a4c93", "#2a9d5c", "#8d99ae"
 LINES = ("#33658a", "#f26419", "#2a9d5c", "#6a4c93", "#d1495b", "#8d99ae")
+LONG = 100  # characters of a name
 # A panel's heading, and the metric with its sign. Uniformity is turned upside down, as Wang & Liu do: higher, more uniform.
 PANELS = {
     "accuracy": ("linear_top1", 1),
@@ -22,6 +24,7 @@ PANELS = {
 }
 
 
+@rc_context(PLAIN)
 def draw_sweep(path: Path, sweep: SweepFile, rows: Sequence[Row]) -> None:
     """Of one number and one text that vary, a line for each text; else a column for each parameter.
 
@@ -32,8 +35,8 @@ def draw_sweep(path: Path, sweep: SweepFile, rows: Sequence[Row]) -> None:
     texts = [key for key in keys if key not in numeric]
     figure = _lines(sweep, rows, *numeric, *texts) if len(numeric) == len(texts) == 1 else _columns(rows, keys)
     good = sum("error" not in row for row in rows)
-    figure.axes[0].set_title(f"{path.parent.name}: {good} runs", fontsize=9, loc="left")
-    _save(figure, path)
+    figure.axes[0].set_title(written(f"{path.parent.name}: {good} runs", LONG), fontsize=9, loc="left")
+    save(figure, path)
 
 
 def _columns(rows: Sequence[Row], keys: Sequence[str]) -> Figure:
@@ -58,7 +61,7 @@ def _columns(rows: Sequence[Row], keys: Sequence[str]) -> Figure:
         _line(beside, places, list(groups.values()), GEOMETRY["tolerance"], color=TOLERANCE)
         below.set_ylabel("uniformity (negated)", color=UNIFORMITY)
         beside.set_ylabel("tolerance", color=TOLERANCE)
-        below.set_xlabel(key)
+        below.set_xlabel(written(key, LONG))
         for axes in (above, below, beside):
             _quiet(axes)
     return figure
@@ -79,9 +82,9 @@ def _lines(sweep: SweepFile, rows: Sequence[Row], key: str, text: str) -> Figure
         axes.set_ylabel(f"published {heading}")
     grid[0][0].legend(fontsize=8)
     for axes in grid[-1]:
-        axes.set_xlabel(key)
+        axes.set_xlabel(written(key, LONG))
     if known:
-        grid[1][0].set_title(source, fontsize=8, loc="left")
+        grid[1][0].set_title(written(source, LONG), fontsize=8, loc="left")
     _places(grid[0][0], sorted({value for _, value in groups if value is not None}))
     return figure
 
@@ -92,13 +95,20 @@ def _panel(axes, points: dict[tuple[Any, Any], tuple[float, float]]) -> None:
         own = {place: value for (line, place), value in points.items() if line == name}
         if None in own:
             mean, deviation = own[None]
-            axes.axhline(mean, color=colour, linestyle="--", label=name)
+            axes.axhline(mean, color=colour, linestyle="--", label=written(name, LONG))
             if not math.isnan(deviation):
                 axes.axhspan(mean - deviation, mean + deviation, color=colour, alpha=0.1, linewidth=0)
         else:
             means, deviations = zip(*own.values(), strict=True)
             axes.errorbar(
-                list(own), means, _bars(deviations), fmt="o-", color=colour, label=name, markersize=4, capsize=3
+                list(own),
+                means,
+                _bars(deviations),
+                fmt="o-",
+                color=colour,
+                label=written(name, LONG),
+                markersize=4,
+                capsize=3,
             )
     _quiet(axes)
 
@@ -106,10 +116,11 @@ def _panel(axes, points: dict[tuple[Any, Any], tuple[float, float]]) -> None:
 def _places(axes, values: list) -> list[float]:
     """Where the values are on the x axis: numbers where they belong, texts side by side; sets the axis' scale."""
     if not is_numeric(values):
-        axes.set_xticks(range(len(values)), [str(value) for value in values])
+        axes.set_xticks(range(len(values)), [written(value, LONG) for value in values])
         return [float(place) for place in range(len(values))]
     if min(values) > 0 and max(values) / min(values) >= 10:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")  # the scale's own one writes formulas
     if len(values) <= 12:
         axes.set_xticks(values, [number(value) for value in values])
         axes.minorticks_off()

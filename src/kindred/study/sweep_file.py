@@ -13,6 +13,7 @@ another as YAML documents, where not every combination makes sense; a later one 
 imports neither library.
 """
 
+import difflib
 import hashlib
 import itertools
 import json
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from omegaconf import DictConfig
 
+from kindred.callbacks.metric_names import metric_names
 from kindred.config import ConfigError, compose
 from kindred.config_files import config_names, find_config
 from kindred.files import write_atomically
@@ -123,9 +125,13 @@ class SweepFile:
         parts = [{key: _as_written(settings) for key, settings in part.items()} for part in self.parts]
         return [{**sent, "parameters": part, "command": command} for part in parts]
 
+    def trainings(self) -> dict[str, Any]:
+        """What the sweep trains: all that it says but the metric, by which nothing is trained in another way."""
+        return {key: value for key, value in asdict(self).items() if key not in ("metric", "goal")}
+
     def digest(self) -> str:
-        """Six letters that differ where the sweep does."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:6]
+        """Six letters that differ where the trainings do."""
+        return hashlib.sha256(json.dumps(self.trainings(), sort_keys=True).encode()).hexdigest()[:6]
 
 
 def read_sweep(name: str) -> SweepFile:
@@ -275,20 +281,37 @@ def sweep_directory(sweep: SweepFile, config: DictConfig) -> Path:
 
 
 def check(sweep: SweepFile) -> DictConfig:
-    """Compose the first training, and once each value that names a file of configs/.
+    """Compose the first training, and once each value that names a file of configs/ or decides which metrics there are.
 
     Raises:
-        ConfigError: a key, group or name that does not exist, before anything is trained.
+        ConfigError: a key, group or name that does not exist, or a metric that no run will have, before anything is trained.
     """
     configs = []
     for part in sweep.parts:
         choices = {key: p["values"] if "values" in p else [p["min"]] for key, p in part.items()}
         first = {key: values[0] for key, values in choices.items()}
         configs.append(compose([*sweep.base, *as_overrides(first)]))
+        _check_metric(sweep, configs[-1])
         for key, values in choices.items():
-            for value in values[1:] if key in configs[0].choices else ():
-                compose([*sweep.base, *as_overrides({**first, key: value})])
+            for value in (
+                values[1:] if key in configs[0].choices or key.startswith(("data.val_size", "callbacks")) else ()
+            ):
+                _check_metric(sweep, compose([*sweep.base, *as_overrides({**first, key: value})]))
     return configs[0]
+
+
+def _check_metric(sweep: SweepFile, config: DictConfig) -> None:
+    names = metric_names(config)
+    if names is None or sweep.metric in names:
+        return
+    split, _, metric = sweep.metric.partition("/")
+    elsewhere = [f"{other}/{metric}" for other in ("val", "test") if other != split and f"{other}/{metric}" in names]
+    nearest = max(sorted(names), key=lambda name: difflib.SequenceMatcher(None, sweep.metric, name).ratio())
+    why = ", since data.val_size is 0" if elsewhere == [f"test/{metric}"] else ""
+    raise ConfigError(
+        f"metric.name is {sweep.metric!r}, which the runs of sweep {sweep.name} will not have{why}; did you mean "
+        f"{[*elsewhere, nearest][0]!r}? They will have {', '.join(sorted(names))}"
+    )
 
 
 def as_overrides(parameters: dict) -> list[str]:
@@ -298,13 +321,15 @@ def as_overrides(parameters: dict) -> list[str]:
 
 
 def write_sweep(directory: Path, sweep: SweepFile) -> None:
-    """sweep.yaml in the sweep's directory.
+    """sweep.yaml in the sweep's directory; another metric than before is no other sweep.
 
     Raises:
         ConfigError: the directory belongs to another sweep.
     """
-    path, text = directory / "sweep.yaml", yaml.safe_dump(json.loads(json.dumps(asdict(sweep))), sort_keys=False)
-    if path.exists() and path.read_text() != text:
-        raise ConfigError(f"{directory} holds another sweep (see {path.name} there): choose another --directory")
+    path, said = directory / "sweep.yaml", json.loads(json.dumps(asdict(sweep)))
+    if path.exists():
+        before = yaml.safe_load(path.read_text())
+        if {key: before.get(key) for key in sweep.trainings()} != {key: said[key] for key in sweep.trainings()}:
+            raise ConfigError(f"{directory} holds another sweep (see {path.name} there): choose another --directory")
     directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text)
+    write_atomically(path, yaml.safe_dump(said, sort_keys=False))

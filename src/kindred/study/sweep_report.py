@@ -15,6 +15,7 @@ from rich.table import Table
 from kindred.files import write_atomically
 from kindred.study.sweep_file import SweepFile
 from kindred.study.sweep_rows import ACCURACIES, GEOMETRY, PUBLISHED, Row, by_value, number, published, setting, spread
+from kindred.tracking.sparing import sparing
 
 
 class Progress(RichProgress):
@@ -56,9 +57,10 @@ def write_sweep_report(directory: Path, sweep: SweepFile, rows: Sequence[Row]) -
     table.writerows(sorted(rows, key=lambda row: row["trial"]))
     write_atomically(directory / "sweep.csv", text.getvalue())
     if by_value(rows, []):
-        from kindred.study.sweep_figure import draw_sweep
+        with sparing(directory / "sweep.png"):
+            from kindred.study.sweep_figure import draw_sweep
 
-        draw_sweep(directory / "sweep.png", sweep, rows)
+            draw_sweep(directory / "sweep.png", sweep, rows)
 
 
 def print_sweep(directory: Path, sweep: SweepFile, rows: Sequence[Row], console: Console | None = None) -> None:
@@ -85,6 +87,9 @@ def print_sweep(directory: Path, sweep: SweepFile, rows: Sequence[Row], console:
                 f"failed: {setting(row, list(sweep.parameters))} ({directory / row['run']}.log)", soft_wrap=True
             )
             console.print(row["error"], markup=False, highlight=False, soft_wrap=True)
+    if failed := sum("error" in row for row in rows):
+        words = "make sweep ... RETRY=1, or kindred sweep ... --retry"
+        console.print(f"{failed} failed; to run them once more, the same command with: {words}", soft_wrap=True)
     console.print(f"picture: {directory / 'sweep.png'}, table: {directory / 'sweep.csv'}", soft_wrap=True)
     console.print(f'side by side: make compare RUNS="{directory}"', soft_wrap=True)
 

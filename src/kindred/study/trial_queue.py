@@ -49,18 +49,22 @@ class TrialQueue:
         )  # Study.optimize would keep it; here `work` does
         self.sweep, self.directory = sweep, directory
         self.storage = self._storage(storage or f"sqlite:///{directory / 'study.db'}")
-        self.study = optuna.create_study(
-            study_name=directory.name,
-            storage=self.storage,
-            sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True),
-            direction=sweep.goal,
-            load_if_exists=True,
-        )
+        self.study = self._load()
         self.distributions = sweep.distributions()
         with self._alone():
             if not self.study.trials:
                 for parameters in self._known_from_the_start():
                     self.study.enqueue_trial(parameters, user_attrs={"planned": list(parameters)})
+        self._judge_by_metric()
+
+    def _load(self) -> optuna.Study:
+        return optuna.create_study(
+            study_name=self.directory.name,
+            storage=self.storage,
+            sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True),
+            direction=self.sweep.goal,
+            load_if_exists=True,
+        )
 
     def _storage(self, url: str, attempts: int = 3) -> optuna.storages.RDBStorage:
         """The database, with Optuna's tables in it; workers that start together all try to make them, and one succeeds."""
@@ -85,6 +89,48 @@ class TrialQueue:
             assert self.sweep.run_cap is not None  # only a grid has none
             return [draws.ask(self.distributions).params for _ in range(self.sweep.run_cap)]
         return []
+
+    def _judge_by_metric(self) -> None:
+        """Where the sweep has got another metric since, have each training that ended count by that: none is repeated.
+
+        Optuna changes no value of a trial that ended, so the study is written anew, with the same numbers.
+
+        Raises:
+            ConfigError: trainings run under the metric that it had.
+        """
+        asked = [self.sweep.metric, self.sweep.goal]
+        if self.study.user_attrs.get("metric", asked) != asked:
+            self._requeue_the_dead()
+            with self._alone():
+                trials = self.study.trials
+                if running := sum(trial.state is TrialState.RUNNING for trial in trials):
+                    before = self.study.user_attrs["metric"][0]
+                    raise ConfigError(
+                        f"metric.name is {asked[0]}: {running} trainings of {self.directory} run under {before}; "
+                        "stop them first"
+                    )
+                optuna.delete_study(study_name=self.directory.name, storage=self.storage)
+                self.study = self._load()
+                for trial in trials:
+                    self.study.add_trial(self._judged(trial))
+        self.study.set_user_attr("metric", asked)
+
+    def _judged(self, trial: FrozenTrial) -> FrozenTrial:
+        """A copy of a trial that does not run, with the value or the error that it has under the sweep's metric."""
+        value, attributes, state = None, dict(trial.user_attrs), trial.state
+        ended = state in (TrialState.COMPLETE, TrialState.FAIL) and not _was_cut(trial)
+        if ended and (self._run(trial) / "summary.json").exists():
+            value, outcome = self._outcome(self._run(trial))
+            attributes = {key: attributes[key] for key in ("run", "planned", "worker") if key in attributes} | outcome
+            state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        return optuna.trial.create_trial(
+            state=state,
+            value=value,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=attributes,
+            system_attrs={key: trial.system_attrs[key] for key in ("fixed_params",) if key in trial.system_attrs},
+        )
 
     def work(self, jobs: int) -> None:
         """Run what is missing, `jobs` trainings side by side; stops them in order when it is interrupted."""
@@ -173,7 +219,7 @@ class TrialQueue:
         """In W&B the trainings of a sweep are one group."""
         return [f"logger.wandb.group={self.directory.name}"] if "logger=wandb" in self.sweep.base else []
 
-    def _run(self, trial: Trial) -> Path:
+    def _run(self, trial: Trial | FrozenTrial) -> Path:
         return self.directory / trial.user_attrs["run"]
 
     def _tell(self, trial: Trial, status: int) -> None:
@@ -182,15 +228,19 @@ class TrialQueue:
             self._cut(self.study.trials[trial.number])
             return
         if status:
-            error = last_lines(self._run(trial)) or f"exit status {status}, without a word"
+            value, outcome = None, {"error": last_lines(self._run(trial)) or f"exit status {status}, without a word"}
         else:
-            summary = load_run(self._run(trial)).summary
-            value = summary.get(self.sweep.metric, math.nan)
-            if not math.isnan(value):
-                self._end(trial.number, value, summary=summary)
-                return
-            error = f"metric.name is {self.sweep.metric}, which summary.json lacks; it has {', '.join(sorted(summary))}"
-        self._end(trial.number, None, error=error)
+            value, outcome = self._outcome(self._run(trial))
+        self._end(trial.number, value, **outcome)
+
+    def _outcome(self, run: Path) -> tuple[float | None, dict[str, Any]]:
+        """What a training that ended is worth, and its summary; or None, and why there is no value."""
+        summary = load_run(run).summary
+        value = summary.get(self.sweep.metric, math.nan)
+        if not math.isnan(value):
+            return value, {"summary": summary}
+        names = ", ".join(sorted(summary))
+        return None, {"error": f"metric.name is {self.sweep.metric}, which summary.json lacks; it has {names}"}
 
     def _end(self, number: int, value: float | None, **attributes: Any) -> bool:
         """Complete a trial with its value, or fail it; False if another process did so before."""
@@ -222,18 +272,25 @@ class TrialQueue:
 
     def retry_failed(self) -> None:
         """Have trials that failed wait again."""
-        for trial in self.study.trials:
-            if trial.state is TrialState.FAIL and not _was_cut(trial):
+        for trial in self._last_trials():
+            if trial.state is TrialState.FAIL:
                 self._requeue(self.study, trial)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row per training that ended: number, run, its parameters, and its summary or its error."""
+        """One row per training that ended: the number and name of its directory, its parameters, its summary or error."""
         rows = []
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
-            if not _was_cut(trial):
+        for trial in self._last_trials():
+            if trial.state in (TrialState.COMPLETE, TrialState.FAIL):
                 ended = {key: trial.user_attrs[key] for key in ("run", "error") if key in trial.user_attrs}
-                rows.append({"trial": trial.number, **ended, **trial.params, **trial.user_attrs.get("summary", {})})
+                number = int(Path(ended["run"]).name)
+                rows.append({"trial": number, **ended, **trial.params, **trial.user_attrs.get("summary", {})})
         return rows
+
+    def _last_trials(self) -> list[FrozenTrial]:
+        """Of each run directory the last trial: one that was cut, or failed and is tried again, has a new number."""
+        trials = self.study.get_trials(deepcopy=False)
+        last = {trial.user_attrs["run"]: trial for trial in trials if "run" in trial.user_attrs}
+        return [trial for trial in last.values() if not _was_cut(trial)]
 
     @contextmanager
     def _alone(self) -> Generator[None]:

@@ -1,9 +1,13 @@
 """The pictures of a run, drawn from arrays and metrics; nothing here knows of Lightning."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager, rc_context, rcParams
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -12,13 +16,51 @@ from kindred.files import temporary_name
 RIGHT, WRONG, QUIET = "#2a9d5c", "#d1495b", "#8d99ae"
 
 
-def _save(figure: Figure, path: Path) -> None:
+# Names come from folders and files: a `$` in one is no formula. `written` adds the fonts that a picture's names need.
+PLAIN: dict[Any, Any] = {"text.parse_math": False, "font.family": ["DejaVu Sans"]}
+
+
+def save(figure: Figure, path: Path) -> None:
     """Write a PNG under a temporary name and rename it."""
     FigureCanvasAgg(figure)
     temporary = temporary_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(temporary, format="png", dpi=110)
-    temporary.replace(path)
+    try:
+        figure.savefig(temporary, format="png", dpi=110)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def written(name: object, length: int = 14) -> str:
+    """A name as it can be drawn, cut to `length`: what no installed font has, or nobody could see, is escaped.
+
+    To be called under `rc_context(PLAIN)`, before the text is made: fonts that the name needs are put behind DejaVu Sans.
+    """
+    name = str(name)
+    name = name if len(name) <= length else f"{name[: length - 1]}…"
+    families = {character: _family_with(character) for character in name}
+    rcParams["font.family"] = list(dict.fromkeys([*rcParams["font.family"], *filter(None, families.values())]))
+    return "".join(c if families[c] else c.encode("unicode_escape").decode() for c in name)
+
+
+@cache
+def _family_with(character: str) -> str | None:
+    """DejaVu Sans, which comes with matplotlib, or the first installed family that has `character`; None if none has."""
+    if character.isprintable():
+        for family, path in _families().items():
+            if font_manager.get_font(path).get_char_index(ord(character)):
+                return family
+    return None
+
+
+@cache
+def _families() -> dict[str, str]:
+    """Each family's upright font; of those that matplotlib brings, whose codes are often their own, DejaVu Sans alone."""
+    own = matplotlib.get_data_path()
+    found = {font.name: font.fname for font in font_manager.fontManager.ttflist if font.style == "normal"}
+    installed = {name: path for name, path in sorted(found.items()) if not path.startswith(own)}
+    return {"DejaVu Sans": font_manager.findfont("DejaVu Sans"), **installed}
 
 
 def _show(axes, image: np.ndarray) -> None:
@@ -29,10 +71,7 @@ def _show(axes, image: np.ndarray) -> None:
     axes.set_yticks([])
 
 
-def _short(name: str, length: int = 14) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
+@rc_context(PLAIN)
 def draw_views(path: Path, images: np.ndarray, views: Sequence[np.ndarray]) -> None:
     """What the augmentation does: a row per image, the original first.
 
@@ -47,9 +86,10 @@ def draw_views(path: Path, images: np.ndarray, views: Sequence[np.ndarray]) -> N
             _show(axes[column], picture)
             if row == 0:
                 axes[column].set_title("image" if column == 0 else f"view {column}", fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
+@rc_context(PLAIN)
 def draw_curves(path: Path, metrics: dict[str, np.ndarray]) -> None:
     """Loss above, accuracies of the held-out images below, over epochs.
 
@@ -68,7 +108,7 @@ def draw_curves(path: Path, metrics: dict[str, np.ndarray]) -> None:
         kind = name.partition("/")[2]
         if kind in colours and not name.startswith("pixels"):
             there = ~np.isnan(values)
-            below.plot(epoch[there], values[there], "o-", markersize=3, color=colours[kind], label=name)
+            below.plot(epoch[there], values[there], "o-", markersize=3, color=colours[kind], label=written(name, 30))
     if "pixels/knn_top1" in metrics:
         pixels = np.nanmax(metrics["pixels/knn_top1"])
         below.axhline(pixels, color=QUIET, linestyle="--", linewidth=1, label="pixels/knn_top1")
@@ -79,9 +119,10 @@ def draw_curves(path: Path, metrics: dict[str, np.ndarray]) -> None:
     for axes in (above, below):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
+@rc_context(PLAIN)
 def draw_neighbours(
     path: Path,
     queries: np.ndarray,
@@ -101,19 +142,20 @@ def draw_neighbours(
     grid = figure.subplots(count, k + 1, squeeze=False)
     for row, axes in enumerate(grid):
         _show(axes[0], queries[row])
-        axes[0].set_xlabel(_short(query_names[row]), fontsize=7, fontweight="bold")
+        axes[0].set_xlabel(written(query_names[row]), fontsize=7, fontweight="bold")
         for column in range(k):
             _show(axes[column + 1], neighbours[row, column])
             colour = RIGHT if neighbour_names[row][column] == query_names[row] else WRONG
-            label = f"{_short(neighbour_names[row][column])} {similarities[row, column]:.2f}"
+            label = f"{written(neighbour_names[row][column])} {similarities[row, column]:.2f}"
             axes[column + 1].set_xlabel(label, fontsize=6, color=colour)
             for spine in axes[column + 1].spines.values():
                 spine.set(color=colour, linewidth=2.5)
     grid[0][0].set_title("query", fontsize=9)
     grid[0][1].set_title("nearest", fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
+@rc_context(PLAIN)
 def draw_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str]) -> None:
     """What each class is taken for: shares of a row's images, up to 20 classes in per cent.
 
@@ -128,7 +170,7 @@ def draw_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str]) -
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     if count <= 50:
-        names = [_short(name, 24) for name in class_names]
+        names = [written(name, 24) for name in class_names]
         axes.set_xticks(range(count), names, rotation=90, fontsize=8)
         axes.set_yticks(range(count), names, fontsize=8)
     if count <= 20:
@@ -138,9 +180,10 @@ def draw_confusion(path: Path, matrix: np.ndarray, class_names: Sequence[str]) -
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
     axes.set_xlabel("taken for")
     axes.set_ylabel("class")
-    _save(figure, path)
+    save(figure, path)
 
 
+@rc_context(PLAIN)
 def draw_map(path: Path, points: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
     """Images as points on a plane, coloured by class; up to 50 classes are named where their middle is.
 
@@ -156,8 +199,8 @@ def draw_map(path: Path, points: np.ndarray, labels: np.ndarray, class_names: Se
         for label in np.unique(labels):
             x, y = np.median(points[labels == label], axis=0)
             box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
-            axes.text(x, y, _short(class_names[label]), ha="center", va="center", fontsize=8, bbox=box)
+            axes.text(x, y, written(class_names[label]), ha="center", va="center", fontsize=8, bbox=box)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")
-    _save(figure, path)
+    save(figure, path)

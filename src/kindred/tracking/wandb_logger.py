@@ -17,7 +17,20 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from kindred.tracking.wandb_process import STEP, write_run_name
 
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # of wandb.Settings
 WAIT = 10.0  # seconds that a training waits for W&B at its end; it waits nowhere else
+
+
+def check_mode() -> None:
+    """Refuse a WANDB_MODE that wandb does not know, with which it would log nothing.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if (mode := os.environ.get("WANDB_MODE", "online")) not in MODES:
+        raise ValueError(
+            f"WANDB_MODE is {mode!r}: choose {', '.join(MODES[:3])} (wandb also knows {', '.join(MODES[3:])})"
+        )
 
 
 class WandbProcess:
@@ -91,6 +104,7 @@ class WandbLogger(Logger):
         tags: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        check_mode()
         if not project or set(project) & set("/\\#?%:") or len(project) > 128:
             raise ValueError(
                 f"logger.wandb.project: {project!r} must be 1 to 128 characters, none of them of / \\ # ? % :"

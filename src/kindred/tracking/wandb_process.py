@@ -12,8 +12,10 @@ import json
 import os
 import pickle
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -27,6 +29,7 @@ from kindred.files import write_atomically
 
 STEP = "trainer/global_step"
 PATIENCE = 30.0  # seconds after the end of the training, when this process ends too, whatever it is doing
+STAGING = Path("artifacts", "staging")  # where wandb keeps a copy of each picture of a table until it is uploaded
 INCOMPLETE = "incomplete"  # a file in the folder of an online part that the server did not take in full
 
 
@@ -144,6 +147,8 @@ class Session:
         command = self._upload_command(self.run)
         try:
             self.run.finish(exit_code)
+            if not self.run.offline:  # a part that is offline is uploaded from there later
+                shutil.rmtree(self.directory / "wandb" / STAGING, ignore_errors=True)
         except Exception:
             traceback.print_exc()
             (Path(self.run.dir).parent / INCOMPLETE).touch()
@@ -226,11 +231,14 @@ def main() -> None:
     def say(line: str) -> None:
         print(f"W&B: {line}", file=terminal, flush=True)
 
-    try:
-        log_all(start, queue, say)
-    except Exception as error:
-        traceback.print_exc()
-        say(f"{' '.join(str(error).split())}; the run goes on without it")
+    # wandb's own temporary files, one for each picture, would outlive an end that is past its hooks.
+    with tempfile.TemporaryDirectory(prefix="kindred-", ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        try:
+            log_all(start, queue, say)
+        except Exception as error:
+            traceback.print_exc()
+            say(f"{' '.join(str(error).split())}; the run goes on without it")
     os._exit(0)  # past wandb's own hooks, which wait for the server
 
 

@@ -1,0 +1,53 @@
+"""The names that a run's metrics will have, from its configuration alone and without torch.
+
+A sweep asks for them before it trains. What stands here is what the callbacks and methods record;
+tests/callbacks/test_metric_names.py compares it with what runs wrote.
+"""
+
+from omegaconf import DictConfig
+
+TOP = ("top1", "top5")
+GEOMETRY = ("uniformity", "tolerance", "effective_rank")
+# Class -> the names that it records; `split` stands for what the run is judged on, val or test.
+CALLBACKS = {
+    "kindred.callbacks.train_metrics.TrainMetrics": (
+        *("train/loss", "train/positive_similarity", "train/negative_similarity", "train/information_bound"),
+        *("train/temperature", "train/lr", "train/images_per_second", "seconds", "images_per_second"),
+    ),
+    "kindred.callbacks.knn.KNNCallback": tuple(
+        f"{on}/knn_{top}" for on in ("split", "untrained", "pixels") for top in TOP
+    ),
+    "kindred.callbacks.linear_probe.LinearProbeCallback": tuple(f"split/linear_{top}" for top in TOP),
+    "kindred.callbacks.geometry.GeometryCallback": (
+        *("train/alignment", "train/projector_alignment"),
+        *(f"split/{of}{name}" for of in ("", "projector_") for name in GEOMETRY),
+    ),
+    "kindred.callbacks.hardness.HardnessCallback": ("train/penalty_entropy", "train/effective_negatives"),
+    "kindred.callbacks.feature_store.FeatureStore": (),
+    "kindred.callbacks.figures.Figures": (),
+    "kindred.callbacks.guard.Guard": (),
+    "kindred.callbacks.progress.Progress": (),
+    "kindred.training.checkpoints.Checkpoints": (),
+    "kindred.training.step_seed.StepSeed": (),
+}
+METHODS = {
+    "kindred.models.mocov2.MoCoV2": ("train/queue_fill",),
+    "kindred.models.nnclr.NNCLR": ("train/nn_match", "train/support_fill"),
+    "kindred.models.simclr.SimCLR": (),
+    "kindred.models.supcon.SupCon": (),
+}
+ALWAYS = ("step", "epoch", "epochs", "skipped_files")  # kindred.runs.summary
+
+
+def metric_names(config: DictConfig) -> set[str] | None:
+    """The names that summary.json may have after a run with `config`; None if a class of someone's own could add to them.
+
+    Of five classes or fewer there is no top-5 accuracy, of a large bank none on pixels, of one view no alignment.
+    """
+    callbacks = [node["_target_"] for node in config.callbacks.values() if node is not None]
+    if not set(callbacks) <= CALLBACKS.keys() or config.model["_target_"] not in METHODS:
+        return None
+    split = "test" if config.data.get("val_size") == 0 else "val"
+    recorded = [*ALWAYS, *METHODS[config.model["_target_"]], *(name for each in callbacks for name in CALLBACKS[each])]
+    names = {name.replace("split/", f"{split}/") for name in recorded}
+    return names | {f"{name}_best" for name in names if name.startswith(split) and name.endswith(TOP)}
