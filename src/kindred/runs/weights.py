@@ -1,5 +1,6 @@
 """Checkpoints and weights files, read back as data; where a run goes on, and whether it is the run that was."""
 
+import contextlib
 import json
 import sys
 import zipfile
@@ -40,7 +41,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     if found := damage(path):
         raise DamagedCheckpointError(f"{path}: damaged: {found}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:  # torch looks at some bytes of an archive that zipfile passes over
+        raise DamagedCheckpointError(f"{path}: damaged: {str(error).partition('. ')[0]}") from error
 
 
 def damage(path: Path) -> str | None:
@@ -78,7 +82,7 @@ def resume_point(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         except DamagedCheckpointError as error:
             wrong = str(error)
     for path in filter(Path.exists, others):
-        if not damage(path):
+        with contextlib.suppress(DamagedCheckpointError):
             good.append((path, read_checkpoint(path)))
     if good:
         path, checkpoint = max(good, key=lambda found: found[1]["global_step"])
