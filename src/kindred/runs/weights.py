@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError
+from kindred.files import seal_holds
 from kindred.training import launch
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def damage(path: Path) -> str | None:
     """What is wrong with the bytes of a file that torch.save wrote; None if nothing is.
 
-    It is a zip archive with a checksum of each tensor, which torch itself does not look at.
+    Checkpoints end with a checksum. Others are zip archives with one of each tensor, which torch itself does not look at.
     """
     with open(path, "rb") as file:
         start = file.read(2)
@@ -58,6 +59,8 @@ def damage(path: Path) -> str | None:
         return None
     if start != b"PK":
         return "it is no checkpoint" if start else "it is empty"
+    if (holds := seal_holds(path)) is not None:
+        return None if holds else "its checksum is wrong"
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
