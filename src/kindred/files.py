@@ -1,5 +1,6 @@
 """Files that are whole at any moment: a reader, or a kill, sees the old one or the new one and nothing between."""
 
+import hashlib
 import os
 import shutil
 import socket
@@ -7,6 +8,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+SEAL = b"sha256:"  # and 64 hexadecimal digits
 
 
 def temporary_name(path: Path) -> Path:
@@ -23,7 +26,7 @@ def whole(path: Path) -> Generator[IO[bytes]]:
     """
     temporary = temporary_name(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -51,3 +54,25 @@ def unwritable(path: Path, error: OSError) -> OSError:
         f"{path}: cannot be written: {error.strerror}; the disk at {disk} has {shutil.disk_usage(disk).free / 1e9:.1f} GB "
         "free. What was there before is whole: go on once there is room"
     )
+
+
+def seal(file: IO[bytes]) -> None:
+    """End a zip archive, which has no comment yet, by one: a checksum of every byte before it."""
+    file.seek(-2, os.SEEK_END)  # the comment's length
+    file.write((len(SEAL) + 64).to_bytes(2, "little"))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0, os.SEEK_END)
+    file.write(SEAL + digest.encode())
+
+
+def seal_holds(path: Path) -> bool | None:
+    """Whether the bytes of `path` are those that were sealed; None if it is not sealed, or no longer has its end."""
+    content = hashlib.sha256()
+    with open(path, "rb") as file:
+        left = max(0, os.fstat(file.fileno()).st_size - len(SEAL) - 64)
+        while left and (part := file.read(min(left, 1 << 20))):
+            content.update(part)
+            left -= len(part)
+        end = file.read()
+    return end == SEAL + content.hexdigest().encode() if end.startswith(SEAL) else None

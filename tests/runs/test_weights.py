@@ -54,15 +54,33 @@ def test_whatever_bit_flips_is_found_or_does_not_matter(run, tmp_path):
     content = (run / "checkpoints" / "last.ckpt").read_bytes()
     truth, path = read_checkpoint(run / "checkpoints" / "last.ckpt"), tmp_path / "last.ckpt"
     draw, found = random.Random(0), 0
-    for _ in range(60):
+    directory = content.index(b"PK\x01\x02")  # of the archive, at its end; before it the tensors
+    places = [draw.randrange(directory) for _ in range(60)] + [
+        draw.randrange(directory, len(content)) for _ in range(200)
+    ]
+    for place in places:
         flipped = bytearray(content)
-        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        flipped[place] ^= 1 << draw.randrange(8)
         path.write_bytes(flipped)
         try:
             assert_same(read_checkpoint(path), truth)
         except DamagedCheckpointError:
             found += 1
-    assert found > 30  # most bytes are tensors; between them is padding
+    assert found >= len(places) - 1  # but for the checksum's own mark, without which there are still the tensors'
+
+
+def test_a_checkpoint_without_a_checksum_of_its_own_has_those_of_its_tensors(run, tmp_path):
+    """As main wrote them before."""
+    path = tmp_path / "last.ckpt"
+    checkpoint = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    torch.save(checkpoint, path)
+    assert_same(read_checkpoint(path), checkpoint)
+    content = bytearray(path.read_bytes())
+    weights = max((value for value in checkpoint["state_dict"].values()), key=torch.Tensor.numel)
+    content[content.index(weights.numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match=r"the checksum of its part .* is wrong"):
+        read_checkpoint(path)
 
 
 def test_a_file_from_before_zip_archives_is_read(tmp_path):
@@ -88,7 +106,7 @@ def test_no_good_checkpoint_is_one_line_that_says_what_to_do(cut_run, capfd):
         flip(path)
     assert resume(cut_run) == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"error: {cut_run / 'checkpoints' / 'last.ckpt'}: damaged: the checksum of its part ")
+    assert line.startswith(f"error: {cut_run / 'checkpoints' / 'last.ckpt'}: damaged: its checksum is wrong, ")
     assert line.endswith(f"no other checkpoint is good: start a new run, or delete {cut_run / 'checkpoints'}")
 
 

@@ -1,5 +1,6 @@
 """Checkpoints and weights files, read back as data; where a run goes on, and whether it is the run that was."""
 
+import contextlib
 import json
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError
+from kindred.files import seal_holds
 from kindred.training import launch
 
 if TYPE_CHECKING:
@@ -40,13 +42,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     if found := damage(path):
         raise DamagedCheckpointError(f"{path}: damaged: {found}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:  # torch looks at some bytes of an archive that zipfile passes over
+        raise DamagedCheckpointError(f"{path}: damaged: {str(error).partition('. ')[0]}") from error
 
 
 def damage(path: Path) -> str | None:
     """What is wrong with the bytes of a file that torch.save wrote; None if nothing is.
 
-    It is a zip archive with a checksum of each tensor, which torch itself does not look at.
+    Checkpoints end with a checksum. Others are zip archives with one of each tensor, which torch itself does not look at.
     """
     with open(path, "rb") as file:
         start = file.read(2)
@@ -54,6 +59,8 @@ def damage(path: Path) -> str | None:
         return None
     if start != b"PK":
         return "it is no checkpoint" if start else "it is empty"
+    if (holds := seal_holds(path)) is not None:
+        return None if holds else "its checksum is wrong"
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
@@ -78,7 +85,7 @@ def resume_point(folder: Path) -> tuple[Path, dict[str, Any]] | None:
         except DamagedCheckpointError as error:
             wrong = str(error)
     for path in filter(Path.exists, others):
-        if not damage(path):
+        with contextlib.suppress(DamagedCheckpointError):
             good.append((path, read_checkpoint(path)))
     if good:
         path, checkpoint = max(good, key=lambda found: found[1]["global_step"])

@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from kindred.data.loading import ViewBatch
-from kindred.files import whole
+from kindred.files import seal, whole
 from kindred.training.stop_signals import StopSignals
 from kindred.training.trainer import Trainer
 
@@ -34,6 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as file:
             torch.save(checkpoint | {"settings": self.settings}, file)
+            seal(file)
             if path.name == "last.ckpt" and path.exists():
                 keep(path, path.with_name("previous.ckpt"))
 
