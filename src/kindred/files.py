@@ -6,8 +6,8 @@ import shutil
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO
 
 SEAL = b"sha256:"  # and 64 hexadecimal digits
 
@@ -18,7 +18,7 @@ def temporary_name(path: Path) -> Path:
 
 
 @contextmanager
-def whole(path: Path) -> Generator[IO[bytes]]:
+def whole(path: Path) -> Generator[BufferedRandom]:
     """A file that takes the place of `path`, on disk, when the block has ended; if it fails, nothing of it stays.
 
     Raises:
@@ -56,7 +56,7 @@ def unwritable(path: Path, error: OSError) -> OSError:
     )
 
 
-def seal(file: IO[bytes]) -> None:
+def seal(file: BufferedRandom) -> None:
     """End a zip archive, which has no comment yet, by one: a checksum of every byte before it."""
     file.seek(-2, os.SEEK_END)  # the comment's length
     file.write((len(SEAL) + 64).to_bytes(2, "little"))
