@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Logits held at a time. On a CPU they should stay in the cache between the matrix products; on a GPU a tile must only
 # be large enough that launching kernels costs nothing.
@@ -14,7 +13,7 @@ class LogPartition(torch.autograd.Function):
 
     Log-sum-exp and gradient are accumulated tile by tile in the forward pass: while a tile is in the cache, products with
     it become gradients of size [A, D] and [M, D]. So no [A, M] matrix is ever stored and nothing is computed again;
-    backward only scales. (Hence differentiable once.)
+    backward only scales. (Hence differentiable once: twice is an error.)
 
     The gradient of the candidates needs the anchors' finished sums: then a tile is `chunk_size` anchors and all candidates.
     Candidates that are not differentiated, as a queue's rows, come in parts that fit the cache: sums and gradient are
@@ -64,8 +63,12 @@ class LogPartition(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        # Nor would `once_differentiable` do: of a scalar's gradient it takes what was saved for constants, without a word.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "group_contrast and info_nce are differentiable once: no create_graph, or another loss of kindred.losses"
+            )
         return *(None if saved is None else saved * grad for saved in ctx.saved_tensors), None, None, None
 
 
