@@ -398,6 +398,34 @@ def test_an_empty_queue_gives_zero(name):
     assert all(slope.norm() == 0 for slope in slopes)
 
 
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize("name", losses.BY_GROUP)
+def test_an_empty_batch_gives_zero(name, rows):
+    loss, others = losses.BY_GROUP[name], random(rows, 4, seed=1)
+    none, groups = torch.zeros(0, dtype=torch.long), torch.zeros(rows, dtype=torch.long)
+    nothing, empty = random(2, 0, 4), random(0, 4)
+    values = {
+        "images": (contrast_images(nothing, TAU, loss), nothing),
+        "classes": (contrast_classes(nothing, none, TAU, loss), nothing),
+        "neighbours": (image_contrast(empty, empty.detach(), TAU, loss), empty),
+        "no anchors": (loss(empty, others, none, groups, None, TAU), others),
+        "no candidates": (loss(others, empty, groups, none, None, TAU), others),
+    }
+    for case, (value, inputs) in values.items():
+        assert value == 0, case
+        (slope,) = torch.autograd.grad(value, inputs, materialize_grads=True)
+        assert slope.norm() == 0, case
+
+
+@pytest.mark.parametrize("negatives", [0, 3])
+@pytest.mark.parametrize("name", losses.BY_QUEUE)
+def test_a_queue_and_no_queries_give_zero(name, negatives):
+    queries, keys, rows = random(0, 4), random(0, 4, seed=1), random(negatives, 4, seed=2)
+    value, *slopes = gradients(lambda q, k: losses.BY_QUEUE[name](q, k, rows, TAU), queries, keys)
+    assert value == 0
+    assert all(slope.shape == (0, 4) for slope in slopes)
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [

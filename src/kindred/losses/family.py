@@ -133,6 +133,8 @@ def triplet(
         raise ValueError(f"mining must be one of {', '.join(MINING)}, got {mining!r}")
     similarities, kin, negatives = _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
     distances = 2 - 2 * similarities
+    if len(candidates) == 0:
+        return distances.sum()  # 0
     if mining == "hard":
         farthest = distances.masked_fill(~kin, -torch.inf).amax(dim=1)
         nearest = distances.masked_fill(~negatives, torch.inf).amin(dim=1)
@@ -194,7 +196,7 @@ def hard_info_nce(
     hard = _hardest(others, torch.ones_like(others, dtype=torch.bool), alpha)
     others = _over(others, temperature).masked_fill(~hard, -torch.inf)
     own = _over(own, temperature)
-    return (torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own).mean()
+    return _over_queries(torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own)
 
 
 def decoupled_info_nce(
@@ -207,7 +209,7 @@ def decoupled_info_nce(
     """
     own, others = _compare_with_queue(queries, keys, negatives, unit_negatives)
     own, others = _over(own, temperature), _over(others, temperature)
-    return (others.logsumexp(dim=1) - own).mean() if len(negatives) else 0 * own.sum()
+    return _over_queries(others.logsumexp(dim=1) - own if len(negatives) else 0 * own)
 
 
 def _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns):
@@ -251,6 +253,11 @@ def _mean(values, mask):
 def _log_sum_exp(logits, mask):
     """Over each row's logits under the mask. A row without any is finite, so that it can be left out with its gradient."""
     return logits.masked_fill(~mask, torch.finfo(logits.dtype).min).logsumexp(dim=1)
+
+
+def _over_queries(losses):
+    """The mean, 0 of none."""
+    return losses.sum() / max(1, len(losses))
 
 
 def _over_anchors(losses, kin):

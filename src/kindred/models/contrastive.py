@@ -77,6 +77,11 @@ class ContrastiveModule(lightning.LightningModule):
             raise ValueError(
                 f"views.views has {views} view(s) of each example: {type(self).__name__} contrasts at least {self.min_views}"
             )
+        if datamodule.batch_size < 2:  # batch norm of a single one says nothing either
+            raise ValueError(
+                f"data.batch_size is {datamodule.batch_size}: an example is contrasted with others of its batch, so give 2 "
+                "or more"
+            )
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs [B, ...] -> the representation that is judged and exported [B, F]."""

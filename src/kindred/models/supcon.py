@@ -5,6 +5,7 @@ Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan: Supervised
 
 from collections.abc import Callable
 
+import numpy as np
 from lightly.models.modules.heads import MoCoProjectionHead
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -44,6 +45,11 @@ class SupCon(ContrastiveModule):
             raise ValueError(
                 f"model=supcon contrasts classes, but the train images of {datamodule.source.name} have no labels: "
                 "choose another model (simclr, mocov2, nnclr) or labelled data"
+            )
+        if len(classes := np.unique(datamodule.train.labels)) < 2:
+            raise ValueError(
+                f"model=supcon contrasts classes, but all train images of {datamodule.source.name} are of one, "
+                f"{datamodule.class_names[classes[0]]!r}: choose another model (simclr, mocov2, nnclr) or data of 2 or more"
             )
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor]]:
