@@ -286,7 +286,7 @@ def test_l_in_is_at_most_l_out(batch, seed, temperature):
 
 
 def test_the_choice_of_negatives_follows_the_quantile():
-    # Similarities 0.9, 0.8, ..., 0.0 of ten negatives; those that tie with the last one chosen come in too.
+    # Similarities 0.9, 0.8, ..., 0.0 of ten negatives.
     cosines = torch.tensor([0.5, *(0.1 * k for k in range(10))], dtype=torch.float64)
     candidates = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)
     groups, anchor = torch.arange(11), torch.tensor([[1.0, 0.0]]).double()
@@ -295,8 +295,20 @@ def test_the_choice_of_negatives_follows_the_quantile():
         hard = sorted(0.1 * k for k in range(10))[-count:]
         assert loss.item() == pytest.approx(mean(hard) - 0.5)
     doubled, groups = torch.cat([candidates, candidates[1:]]), torch.tensor([*range(11), *range(1, 11)])
-    loss = losses.hard_simple(anchor, doubled, groups[:1], groups, None, 1.0, alpha=0.05)  # one of twenty, and its twin
+    loss = losses.hard_simple(anchor, doubled, groups[:1], groups, None, 1.0, alpha=0.05)  # one of twenty, or its twin
     assert loss.item() == pytest.approx(0.9 - 0.5)
+
+
+@pytest.mark.parametrize(("alpha", "count"), [(0.01, 1), (0.2, 4), (0.52, 10), (1.0, 20)])
+def test_of_equal_negatives_as_many_are_hard_as_are_due(alpha, count):
+    candidates = torch.tensor([[3.0, 4.0]] + 20 * [[0.0, 1.0]]).double() / 5
+    groups, anchor = torch.arange(21), torch.tensor([[1.0, 0.0]]).double()
+    expected = math.log(math.exp(0.6) + count) - 0.6  # all negatives have the similarity 0
+    loss = losses.hard_contrastive(anchor, candidates, groups[:1], groups, None, 1.0, alpha=alpha)
+    assert loss.item() == pytest.approx(expected)
+    assert losses.hard_info_nce(anchor, candidates[:1], candidates[1:], 1.0, alpha=alpha).item() == pytest.approx(
+        expected
+    )
 
 
 # Noise-contrastive estimation on a small discrete distribution

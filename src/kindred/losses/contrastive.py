@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from kindred.losses.partition import LogPartition, default_chunk_size
-from kindred.losses.precision import check_temperature, unit
+from kindred.losses.partition import LogPartition, check_temperature, default_chunk_size
+from kindred.sphere import unit
 
 
 def group_contrast(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kindred.losses.precision import check_temperature, unit
+from kindred.losses.partition import check_temperature
+from kindred.sphere import unit
 
 MINING = ("all", "hard", "semi_hard")
 
@@ -234,15 +235,15 @@ def _over(similarities, temperature):
 
 
 def _hardest(similarities, negatives, alpha):
-    """The negatives at or above the upper-alpha quantile of each row's, at least one."""
+    """Of each row's negatives the share alpha that is most similar, rounded, at least one; of equals as many as are due."""
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be greater than 0 and at most 1, got {alpha}")
     values = similarities.detach().masked_fill(~negatives, -torch.inf)
-    if (width := values.shape[1]) == 0:
-        return negatives
+    width = values.shape[1]
     most = min(width, math.ceil(alpha * width) + 1)  # a row has at most `width` negatives; one more for the rounding
-    hard = (alpha * negatives.sum(dim=1, keepdim=True)).round().clamp(min=1).long()
-    return negatives & (values >= values.topk(most).values.gather(1, hard - 1))
+    due = (alpha * negatives.sum(dim=1, keepdim=True)).round().clamp(min=1)
+    ranks = torch.arange(most, device=values.device).expand(len(values), -1)
+    return negatives & torch.zeros_like(negatives).scatter(1, values.topk(most).indices, ranks < due)
 
 
 def _mean(values, mask):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kindred import distributed
 from kindred.losses.contrastive import group_contrast, kin_count
-from kindred.losses.precision import raise_precision
+from kindred.sphere import raise_precision
 
 GroupLoss = Callable[..., Tensor]  # (anchors, candidates, anchor_groups, candidate_groups, self_columns, temperature)
 

@@ -1,4 +1,4 @@
-"""The denominator of InfoNCE, over all anchors and candidates, without a matrix of all pairs."""
+"""The denominator of InfoNCE, over all anchors and candidates, without a matrix of all pairs; and its temperature."""
 
 import torch
 from torch import Tensor
@@ -75,6 +75,12 @@ class LogPartition(torch.autograd.Function):
 def default_chunk_size(candidates: Tensor, least: int = 32) -> int:
     """Anchors per tile, `least` or more, so that a tile of [anchors, len(candidates)] fits the cache."""
     return max(least, _tile_logits(candidates) // max(len(candidates), 1))
+
+
+def check_temperature(temperature: float | Tensor) -> None:
+    """Refuse a temperature that is not positive. A tensor is not looked at: reading its value would wait for the device."""
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0, got {temperature}")
 
 
 def _tile_logits(x: Tensor) -> int:
