@@ -19,6 +19,9 @@ from kindred.temperature import Temperature
 class SupCon(ContrastiveModule):
     """L_out (eq. 2) between projections of V >= 2 views; needs labels.
 
+    The projector gets r as it comes. The paper normalises r before it (section 3.1); the authors' code in torch
+    (HobbitLong/SupContrast, networks/resnet_big.py) does not.
+
     Args:
         encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
             is 0.1 (section 4.4).
