@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from children import At, add_callback, kill_self, resume, start
 from outcomes import assert_same, outcome
 
 from kindred import load_run
-from kindred.optimisers.parameter_groups import parameter_groups
 from kindred.temperature import Cosine, Learnable, Temperature
 from kindred.tracking.metrics_csv import read_metrics
 
@@ -41,14 +41,6 @@ def test_learnable_is_its_logarithm():
     assert other(0.0) == tau(0.0)
 
 
-def test_learnable_has_no_weight_decay():
-    module = torch.nn.Sequential(torch.nn.Linear(2, 2), Learnable())
-    decayed, spared = parameter_groups(module, 0.1)
-    assert spared["weight_decay"] == 0
-    assert [p.ndim for p in decayed["params"]] == [2]
-    assert any(p is module[1].log_tau for p in spared["params"])
-
-
 def test_learnable_comes_back_from_its_bounds():
     tau = Learnable(initial=0.1, minimum=0.05, maximum=0.4)
     optimizer = torch.optim.SGD(tau.parameters(), lr=100.0)
@@ -72,6 +64,7 @@ def test_learnable_comes_back_from_its_bounds():
         (partial(Cosine, period_epochs=0), "period_epochs.*0"),
         (partial(Learnable, initial=2.0), r"initial=2\.0, maximum=1\.0"),
         (partial(Learnable, minimum=0), "minimum=0"),
+        (partial(Learnable, lr=0), r"model\.temperature\.lr must be greater than 0, got 0"),
     ],
 )
 def test_errors_name_the_argument(make, message):
@@ -79,14 +72,30 @@ def test_errors_name_the_argument(make, message):
         make()
 
 
+LARS_AT_4_8 = ["model.optimizer._target_=kindred.optimisers.lars.LARS", "model.optimizer.lr=4.8"]
+
+
+@pytest.mark.parametrize("optimiser", [[], LARS_AT_4_8], ids=["SGD", "LARS as on ImageNet"])
+def test_learnable_moves_smoothly_whatever_trains_the_weights(optimiser, tmp_path):
+    settings = ["temperature=learnable", "model.warmup_epochs=0", *optimiser]
+    assert start(tmp_path / "run", [*settings, "~callbacks.figures", "~callbacks.linear_probe"]) == 0
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["step"] > 0]
+    moved = [math.log(b["train/temperature"] / a["train/temperature"]) for a, b in pairwise(rows)]
+    rates = [5e-4 * (1 + math.cos(math.pi * step / 12)) / 2 for step in range(11)]
+    # Adam's step is its rate, as long as the gradient's sign stays; a mean of the past, when it changes.
+    assert all(abs(step) <= 1.01 * rate for step, rate in zip(moved, rates, strict=True))
+    assert abs(moved[0]) == pytest.approx(rates[0], rel=1e-3)
+
+
 # Whole runs: 3 epochs of 4 steps
 
 RUNS = {
     "cosine": ["temperature=cosine", "model.temperature.period_epochs=2"],
-    # Such a rate that tau meets its upper bound within three steps.
+    # Such a rate that tau meets its upper bound.
     "learnable": [
         "temperature=learnable",
-        "model.temperature.initial=0.3",
+        "model.temperature.initial=0.9",
+        "model.temperature.lr=0.3",
         "model.optimizer.lr=1.0",
         "model.warmup_epochs=0",
     ],
@@ -117,9 +126,9 @@ def test_the_value_of_each_step_is_logged(unbroken):
         swing = [(1 + math.cos(2 * math.pi * step / 8)) / 2 for step in range(12)]
         assert values == pytest.approx([0.1 + 0.9 * s for s in swing])
     else:
-        assert values[0] == pytest.approx(0.3)
+        assert values[0] == pytest.approx(0.9)
         assert max(values) == 1.0  # its bound, from which it comes back
-        assert 0.3 < values[-1] < 1
+        assert 0.1 < values[-1] < 0.9
 
 
 def test_the_run_is_read_back_with_its_temperature(unbroken):
@@ -130,7 +139,7 @@ def test_the_run_is_read_back_with_its_temperature(unbroken):
         assert isinstance(module.tau, Cosine)
     else:
         assert float(module.temperature.detach()) == pytest.approx(last, rel=0.2)  # one step further
-        assert float(module.temperature.detach()) != pytest.approx(0.3)
+        assert float(module.temperature.detach()) != pytest.approx(0.9)
 
 
 def test_the_information_bound_is_that_of_the_loss(run):

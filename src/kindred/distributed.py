@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -31,12 +30,23 @@ class _Gather(torch.autograd.Function):
         return gathered
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx, *grads: Tensor) -> Tensor:
         # `torch.distributed.all_gather` alone would drop these gradients, and only the rank's own anchors would learn.
-        own = grad.new_empty(grad.shape[0] // world_size(), *grad.shape[1:])
-        dist.reduce_scatter_tensor(own, grad.contiguous(), op=dist.ReduceOp.SUM)
+        return _SumToOwner.apply(*grads)
+
+
+class _SumToOwner(torch.autograd.Function):
+    """Each rank's rows, summed over what all ranks have for them: the transpose of the gather, as that is of this."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        own = x.new_empty(x.shape[0] // world_size(), *x.shape[1:])
+        dist.reduce_scatter_tensor(own, x.contiguous(), op=dist.ReduceOp.SUM)
         return own
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> Tensor:
+        return _Gather.apply(*grads)
 
 
 def gather(x: Tensor) -> Tensor:

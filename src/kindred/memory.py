@@ -1,10 +1,10 @@
 """A first-in first-out memory of embeddings: MoCo's queue of keys, NNCLR's support set."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kindred import distributed
+from kindred.sphere import unit
 
 CPU_TILE = 2048  # rows
 
@@ -61,7 +61,7 @@ class FeatureQueue(nn.Module):
         rows = self.rows()
         step = CPU_TILE if rows.device.type == "cpu" else len(rows)
         with torch.autocast(rows.device.type, enabled=False):
-            queries = F.normalize(embeddings.to(rows.dtype), dim=1)
+            queries = unit(embeddings.to(rows.dtype)).to(rows.dtype)
             best, position = (queries @ rows[:step].T).max(dim=1)
             for start in range(step, len(rows), step):
                 value, place = (queries @ rows[start : start + step].T).max(dim=1)
@@ -76,7 +76,7 @@ class FeatureQueue(nn.Module):
         Where more than `size` come at once the last ones stay.
         """
         self.written += distributed.world_size() * len(embeddings)
-        self._write(self.features, F.normalize(distributed.gather(embeddings.to(self.features.dtype)), dim=1))
+        self._write(self.features, unit(distributed.gather(embeddings.to(self.features.dtype))))
         if labels is not None:
             self._write(self.labels, distributed.gather(labels))
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
 
 class Temperature(nn.Module):
@@ -25,6 +26,10 @@ class Temperature(nn.Module):
     def forward(self, epoch: float) -> float | Tensor:
         """tau after `epoch` epochs, with the part of the running one: a number, or a 0-d tensor that may be learnt."""
         return self.value
+
+    def optimizer(self) -> Optimizer | None:
+        """What trains tau, if that is not what trains the weights."""
+        return None
 
     def bound(self) -> None:
         """Bring back into its bounds what an optimiser step has changed."""
@@ -63,29 +68,38 @@ class Cosine(Temperature):
 class Learnable(Temperature):
     """tau is trained with the weights, by its logarithm (CLIP, Radford et al. 2021, arXiv:2103.00020, section 2.3).
 
-    Without weight decay, as everything of no dimension (see `kindred.optimisers`). The bounds are kept after
-    each step, as CLIP's, and not by a clamp of the value: beyond one there is no gradient that could bring tau back.
+    By Adam, whatever trains the weights: their learning rates are made for gradients of another size, and LARS, which has
+    no trust ratio for a single number, would throw tau from bound to bound. The rate follows the method's schedule, as in
+    CLIP, and there is no weight decay. The bounds are kept after each step, as CLIP's, and not by a clamp of the value:
+    beyond one there is no gradient that could bring tau back.
 
     Args:
         initial: tau at the start.
         minimum, maximum: what it stays between; CLIP's minimum is 0.01.
+        lr: Adam's learning rate for log tau, about what a step changes tau by, relative to it; CLIP's.
 
     Raises:
-        ValueError: not 0 < minimum <= initial <= maximum.
+        ValueError: not 0 < minimum <= initial <= maximum, or lr <= 0.
     """
 
-    def __init__(self, initial: float = 0.07, minimum: float = 0.01, maximum: float = 1.0) -> None:
+    def __init__(self, initial: float = 0.07, minimum: float = 0.01, maximum: float = 1.0, lr: float = 5e-4) -> None:
         super().__init__(initial)
         if not 0 < minimum <= initial <= maximum:
             raise ValueError(
                 "model.temperature must have 0 < minimum <= initial <= maximum, got "
                 f"minimum={minimum}, initial={initial}, maximum={maximum}"
             )
+        if not lr > 0:
+            raise ValueError(f"model.temperature.lr must be greater than 0, got {lr}")
+        self.lr = lr
         self.log_tau = nn.Parameter(torch.tensor(math.log(initial)))
         self.log_bounds = math.log(minimum), math.log(maximum)
 
     def forward(self, epoch: float) -> Tensor:
         return self.log_tau.exp()
+
+    def optimizer(self) -> Adam:
+        return Adam([self.log_tau], lr=self.lr)
 
     @torch.no_grad()
     def bound(self) -> None:

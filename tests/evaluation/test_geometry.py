@@ -127,6 +127,15 @@ def test_effective_rank_against_singular_values(shape):
     torch.testing.assert_close(effective_rank(1e-3 * embeddings), effective_rank(embeddings), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(("samples", "dim"), [(8, 8), (8, 4096), (4096, 8)])
+def test_effective_rank_counts_as_many_values_as_there_are(samples, dim):
+    # Equal singular values, min(N, D) of them: equation 2 with p = 1/8 + eps, whatever the longer side.
+    basis = torch.linalg.qr(torch.randn(max(samples, dim), 8, generator=torch.Generator().manual_seed(2)).double()).Q
+    p = 1 / 8 + 1e-7
+    expected = math.exp(-8 * p * math.log(p))
+    assert float(effective_rank(basis if dim == 8 else basis.T)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_effective_rank_of_known_spectra():
     basis = torch.linalg.qr(torch.randn(64, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).Q
     assert float(effective_rank(basis)) == pytest.approx(16, rel=1e-4)  # equal singular values

@@ -286,7 +286,7 @@ def test_l_in_is_at_most_l_out(batch, seed, temperature):
 
 
 def test_the_choice_of_negatives_follows_the_quantile():
-    # Similarities 0.9, 0.8, ..., 0.0 of ten negatives; those that tie with the last one chosen come in too.
+    # Similarities 0.9, 0.8, ..., 0.0 of ten negatives.
     cosines = torch.tensor([0.5, *(0.1 * k for k in range(10))], dtype=torch.float64)
     candidates = torch.stack([cosines, (1 - cosines**2).sqrt()], dim=1)
     groups, anchor = torch.arange(11), torch.tensor([[1.0, 0.0]]).double()
@@ -295,8 +295,20 @@ def test_the_choice_of_negatives_follows_the_quantile():
         hard = sorted(0.1 * k for k in range(10))[-count:]
         assert loss.item() == pytest.approx(mean(hard) - 0.5)
     doubled, groups = torch.cat([candidates, candidates[1:]]), torch.tensor([*range(11), *range(1, 11)])
-    loss = losses.hard_simple(anchor, doubled, groups[:1], groups, None, 1.0, alpha=0.05)  # one of twenty, and its twin
+    loss = losses.hard_simple(anchor, doubled, groups[:1], groups, None, 1.0, alpha=0.05)  # one of twenty, or its twin
     assert loss.item() == pytest.approx(0.9 - 0.5)
+
+
+@pytest.mark.parametrize(("alpha", "count"), [(0.01, 1), (0.2, 4), (0.52, 10), (1.0, 20)])
+def test_of_equal_negatives_as_many_are_hard_as_are_due(alpha, count):
+    candidates = torch.tensor([[3.0, 4.0]] + 20 * [[0.0, 1.0]]).double() / 5
+    groups, anchor = torch.arange(21), torch.tensor([[1.0, 0.0]]).double()
+    expected = math.log(math.exp(0.6) + count) - 0.6  # all negatives have the similarity 0
+    loss = losses.hard_contrastive(anchor, candidates, groups[:1], groups, None, 1.0, alpha=alpha)
+    assert loss.item() == pytest.approx(expected)
+    assert losses.hard_info_nce(anchor, candidates[:1], candidates[1:], 1.0, alpha=alpha).item() == pytest.approx(
+        expected
+    )
 
 
 # Noise-contrastive estimation on a small discrete distribution
@@ -396,6 +408,34 @@ def test_an_empty_queue_gives_zero(name):
     value, *slopes = gradients(lambda q, k: QUEUE[name][0](q, k, torch.empty(0, 5).double(), TAU), queries, keys)
     assert value == 0
     assert all(slope.norm() == 0 for slope in slopes)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize("name", losses.BY_GROUP)
+def test_an_empty_batch_gives_zero(name, rows):
+    loss, others = losses.BY_GROUP[name], random(rows, 4, seed=1)
+    none, groups = torch.zeros(0, dtype=torch.long), torch.zeros(rows, dtype=torch.long)
+    nothing, empty = random(2, 0, 4), random(0, 4)
+    values = {
+        "images": (contrast_images(nothing, TAU, loss), nothing),
+        "classes": (contrast_classes(nothing, none, TAU, loss), nothing),
+        "neighbours": (image_contrast(empty, empty.detach(), TAU, loss), empty),
+        "no anchors": (loss(empty, others, none, groups, None, TAU), others),
+        "no candidates": (loss(others, empty, groups, none, None, TAU), others),
+    }
+    for case, (value, inputs) in values.items():
+        assert value == 0, case
+        (slope,) = torch.autograd.grad(value, inputs, materialize_grads=True)
+        assert slope.norm() == 0, case
+
+
+@pytest.mark.parametrize("negatives", [0, 3])
+@pytest.mark.parametrize("name", losses.BY_QUEUE)
+def test_a_queue_and_no_queries_give_zero(name, negatives):
+    queries, keys, rows = random(0, 4), random(0, 4, seed=1), random(negatives, 4, seed=2)
+    value, *slopes = gradients(lambda q, k: losses.BY_QUEUE[name](q, k, rows, TAU), queries, keys)
+    assert value == 0
+    assert all(slope.shape == (0, 4) for slope in slopes)
 
 
 @pytest.mark.parametrize(

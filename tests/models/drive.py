@@ -12,7 +12,6 @@ from kindred.data.loading import ViewBatch
 from kindred.distributed import rank, sum_over_ranks, world_size
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
-from kindred.optimisers.parameter_groups import parameter_groups
 
 
 class Encoder(nn.Sequential):
@@ -33,7 +32,9 @@ def small(method, encoder=Encoder, **settings):
     torch.manual_seed(0)
     if method is NNCLR:
         settings["predictor_dim"] = 7
-    module = method(encoder(), partial(torch.optim.SGD, lr=0.1), hidden_dim=7, projection_dim=5, **settings)
+    module = method(
+        encoder(), partial(torch.optim.SGD, lr=0.1, weight_decay=1e-3), hidden_dim=7, projection_dim=5, **settings
+    )
     if method in (SimCLR, NNCLR):
         module.projector = mlp(6, 5)
     if method is NNCLR:
@@ -77,7 +78,7 @@ def train(module, batches, accumulate=1, first=0, last=None):
     parameters' in one vector; and the state afterwards.
     """
     trainer = attach_trainer(module, len(batches), accumulate, first // accumulate)
-    optimizer = torch.optim.SGD(parameter_groups(module, 1e-3), lr=0.1)
+    optimizer = module.build_optimizer()
     module.forward = module.contrast  # as Lightning redirects it, so that DDP sees a training step
     wrapped = DistributedDataParallel(module) if world_size() > 1 else module
     losses, logs, gradients = [], [], []

@@ -15,6 +15,7 @@ from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
+from kindred.optimisers.lars import LARS
 from kindred.runs.run import build_module
 from kindred.temperature import Cosine, Learnable
 from kindred.tracking.metrics_csv import read_metrics
@@ -66,6 +67,20 @@ def test_cosine_moves_with_the_steps():
     assert module.temperature == pytest.approx(0.9)  # six steps are an epoch, and a period
     module.trainer.global_step = 3
     assert module.temperature == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(torch.optim.SGD, lr=0.1), partial(LARS, lr=4.8), partial(torch.optim.AdamW, lr=1e-3)]
+)
+def test_learnable_has_a_rate_of_its_own_and_no_weight_decay(make):
+    module = small(SimCLR, temperature=Learnable(lr=1e-4))
+    module.optimizer = partial(make, weight_decay=0.1)
+    *others, own = module.build_optimizer().param_groups
+    assert (own["lr"], own["weight_decay"], len(own["params"])) == (1e-4, 0, 1)
+    assert own["params"][0] is module.tau.log_tau
+    assert [(group["lr"], group["weight_decay"]) for group in others] == [(make.keywords["lr"], d) for d in (0.1, 0)]
+    trained = [p for group in others for p in group["params"]]
+    assert {id(p) for p in trained} == {id(p) for p in module.parameters()} - {id(module.tau.log_tau)}
 
 
 def test_the_default_loss_is_what_it_was():

@@ -307,6 +307,14 @@ def test_too_few_views_are_named_by_the_method(method):
         small(method).check(data(8, views=1), 1)
 
 
+@pytest.mark.parametrize("method", [SimCLR, MoCoV2, NNCLR, SupCon])
+def test_a_batch_of_one_is_named_before_it_trains_on_nothing(method):
+    for batch_size in (0, 1):
+        with pytest.raises(ValueError, match=rf"data\.batch_size is {batch_size}: .* give 2 or more$"):
+            small(method).check(data(batch_size), 1)
+    small(method).check(data(2), 1)
+
+
 def test_check_refuses_what_does_not_fit_the_batch_or_the_ranks():
     small(MoCoV2, queue_size=64).check(data(64), 2)
     small(MoCoV2, queue_size=64, symmetric=True).check(data(32), 2)
@@ -315,6 +323,6 @@ def test_check_refuses_what_does_not_fit_the_batch_or_the_ranks():
         small(MoCoV2, queue_size=64).check(data(65), 1)
     with pytest.raises(ValueError, match=r"model\.queue_size is 64.*66 keys"):
         small(MoCoV2, queue_size=64, symmetric=True).check(data(33), 1)
-    for splits, batch, ranks in ((3, 64, 1), (4, 64, 8), (6, 12, 4)):
+    for splits, batch, ranks in ((3, 64, 1), (4, 64, 8), (6, 12, 4), (8, 8, 2)):
         with pytest.raises(ValueError, match=rf"model\.key_batch_splits is {splits}.*{batch}.*{ranks} device"):
             small(MoCoV2, queue_size=64, key_batch_splits=splits).check(data(batch), ranks)

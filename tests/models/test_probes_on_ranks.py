@@ -80,7 +80,7 @@ def evaluate(labelled):
     trainer.validate(module, datamodule, verbose=False)
     trainer.fit(module, datamodule)
     metrics = {name: value for name, value in logger.metrics.items() if "knn" in name or "linear" in name}
-    # Later on the projector's batch norm has seen each rank's share alone.
+    # Later on the projector's batch norm has seen each rank's share alone: sync_batchnorm is off here.
     geometry = {
         k: v for k, v in logger.metrics.items() if k in GEOMETRY or k.endswith(("/alignment@1", "/alignment@4"))
     }

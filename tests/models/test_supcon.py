@@ -43,7 +43,10 @@ def test_without_labels_in_common_it_is_simclr():
 
 
 class Holidays:
-    """Train images nobody has labelled, next to a few labelled ones, as in STL-10."""
+    """Train images nobody has labelled, or all of one class, next to a few labelled ones, as in STL-10."""
+
+    def __init__(self, train_label=-1):
+        self.train_label = train_label
 
     name, class_names, mean, std = "holidays", ["sea", "hills"], (0.5,), (0.5,)
 
@@ -53,15 +56,24 @@ class Holidays:
     def load(self, split):
         if split == "val":
             return None
-        labels = np.full(20, -1) if split == "train" else np.arange(20) % 2
+        labels = np.full(20, self.train_label) if split == "train" else np.arange(20) % 2
         return ArrayExamples(np.zeros((20, 1, 3, 3), np.uint8), labels)
 
 
+@pytest.mark.parametrize(
+    ("train_label", "message"),
+    [
+        (-1, "model=supcon .* holidays have no labels: choose another model"),
+        (1, "model=supcon .* all train images of holidays are of one, 'hills': choose another model"),
+    ],
+)
 @pytest.mark.parametrize("start", [lightning.Trainer.validate, lightning.Trainer.fit])
-def test_a_source_without_labels_is_refused_by_name_before_anything_is_encoded(start, monkeypatch):
+def test_nothing_to_contrast_is_refused_by_name_before_anything_is_encoded(start, train_label, message, monkeypatch):
     module = small(SupCon)
     monkeypatch.setattr(module, "forward", None)
-    data = ImageDataModule(Holidays(), MultiView([View(), View()], 0), batch_size=4, image_size=3, channels=1)
+    data = ImageDataModule(
+        Holidays(train_label), MultiView([View(), View()], 0), batch_size=4, image_size=3, channels=1
+    )
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
-    with pytest.raises(ValueError, match=r"model=supcon .* holidays have no labels: choose another model"):
+    with pytest.raises(ValueError, match=message):
         start(trainer, module, data)

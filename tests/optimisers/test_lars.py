@@ -28,9 +28,16 @@ def give_gradients(parameters, step):
         p.grad = noise.to(p.dtype)
 
 
-def trained(optimizer, parameters, first=0, last=6):
+def schedule(step):
+    """A rate that falls as fast as it may."""
+    return 0.3 * 0.5**step
+
+
+def trained(optimizer, parameters, first=0, last=6, rate=None):
     for step in range(first, last):
         give_gradients(parameters, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step) if rate else group["lr"]
         optimizer.step()
     return [p.detach().clone() for p in parameters]
 
@@ -45,7 +52,8 @@ def as_module(parameters):
 @pytest.mark.parametrize("momentum", [{"momentum": 0.0}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}])
 @pytest.mark.parametrize("eps", [1e-8, 0.1])
 def test_values_of_lightly(momentum, eps):
-    # With decayed weights and undecayed vectors the two rules of what is adapted say the same.
+    # With decayed weights and undecayed vectors the two rules of what is adapted say the same. Theirs has the rate outside
+    # the momentum, which is the same as long as it does not change.
     settings = {"lr": 0.3, "eps": eps, "trust_coefficient": 0.02, **momentum}
     ours, theirs = tensors(), tensors()
     found = trained(LARS(parameter_groups(as_module(ours), 0.01), **settings), ours)
@@ -59,7 +67,8 @@ def test_values_of_lightly(momentum, eps):
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_values_of_the_equations_in_one_group(decay, nesterov):
     found = tensors()
-    found = trained(LARS(found, lr=0.3, momentum=0.8, weight_decay=decay, nesterov=nesterov), found)
+    optimizer = LARS(found, lr=0.3, momentum=0.8, weight_decay=decay, nesterov=nesterov)
+    found = trained(optimizer, found, rate=schedule)
     expected = tensors()
     velocity = [torch.zeros_like(p.data) for p in expected]
     for step in range(6):
@@ -67,9 +76,10 @@ def test_values_of_the_equations_in_one_group(decay, nesterov):
         for i, p in enumerate(expected):
             w, g = p.data, p.grad
             ratio = 0.001 * w.norm().item() / (g.norm().item() + decay * w.norm().item() + 1e-8) if w.ndim > 1 else 1
-            update = ratio * (g + decay * w)
+            # You et al. 2017, algorithm 1: the local and the global rate are in the momentum. Nesterov: SimCLR's code.
+            update = schedule(step) * ratio * (g + decay * w)
             velocity[i] = 0.8 * velocity[i] + update
-            p.data = w - 0.3 * (0.8 * velocity[i] + update if nesterov else velocity[i])
+            p.data = w - (0.8 * velocity[i] + update if nesterov else velocity[i])
     for a, e in zip(found, expected, strict=True):
         torch.testing.assert_close(a, e.data, rtol=1e-12, atol=1e-15)
 

@@ -20,7 +20,9 @@ from kindred.runs.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_metrics
 from kindred.training import launch
 
-PLAIN = ["encoder._target_=rank_helpers.PlainConvNet"]  # batch norm on the CPU is per rank
+PLAIN = [
+    "encoder._target_=rank_helpers.PlainConvNet"
+]  # statistics over ranks are rounded otherwise: test_batch_norm.py
 MOCO = [*PLAIN, "model=mocov2", "model.projection_dim=16", "model.queue_size=600"]  # which 2 x 256 does not divide
 PHOTOS = [
     *("data=photos", "data.train_size=512", "data.batch_size=128", "model.hidden_dim=32", "encoder.widths=[8,16]"),
@@ -283,7 +285,6 @@ def test_a_job_may_hold_several_trainings(tmp_path):
         (["model=mocov2", "model.queue_size=128"], "model.queue_size is 128"),
         (["trainer.devices=3"], "trainer.devices=3 on trainer.num_nodes=1 make 3 rank.*2 were started"),
         (["trainer=cpu"], "trainer.devices=1 .*2 were started"),
-        (["trainer.sync_batchnorm=true"], "trainer.sync_batchnorm=true .*CPU"),
         (["data.nonsense=1"], "data.nonsense: there is no such key"),
     ],
 )

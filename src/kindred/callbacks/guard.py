@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.nn.functional import normalize
 
 from kindred.callbacks.feature_store import feature_store
 from kindred.data.loading import ViewBatch
 from kindred.models.contrastive import ContrastiveModule
+from kindred.sphere import unit
 from kindred.training.trainer import Trainer
 
 
@@ -46,10 +46,10 @@ class Guard(Callback):
             )
 
     def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
-        unit = normalize(feature_store(trainer).query.features, dim=1)
+        points = unit(feature_store(trainer).query.features)
         # A constant representation has no spread on the unit sphere; an isotropic one has 1 / sqrt(F) in each direction.
-        spread = float(unit.std(dim=0, correction=0).mean()) * unit.shape[1] ** 0.5
-        if spread < 0.01 and len(unit) > 1:
+        spread = float(points.std(dim=0, correction=0).mean()) * points.shape[1] ** 0.5
+        if spread < 0.01 and len(points) > 1:
             rank_zero_warn(
                 f"The representation has collapsed: the standard deviation of its unit features is {spread:.1e} of an "
                 "isotropic one's. A lower learning rate, more warm-up or another temperature may help."

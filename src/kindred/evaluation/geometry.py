@@ -5,10 +5,10 @@ Effective rank: Garrido et al., ICML 2023 (RankMe, arXiv:2210.02885). All of the
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kindred import distributed
+from kindred.sphere import unit
 
 
 @torch.no_grad()
@@ -28,10 +28,10 @@ def pair_similarity(embeddings: Tensor) -> tuple[Tensor, Tensor]:
         different images (NaN with one image).
     """
     with torch.autocast(embeddings.device.type, enabled=False):
-        unit = _unit(embeddings)
-        views, batch = unit.shape[:2]
-        image_sums = unit.sum(dim=0)
-        sums = torch.cat([image_sums.sum(dim=0), image_sums.square().sum()[None], unit.square().sum()[None]])
+        points = unit(embeddings)
+        views, batch = points.shape[:2]
+        image_sums = points.sum(dim=0)
+        sums = torch.cat([image_sums.sum(dim=0), image_sums.square().sum()[None], points.square().sum()[None]])
         sums = distributed.sum_over_ranks(sums)
         everything, within_images, itself = sums[:-2].square().sum(), sums[-2], sums[-1]
         images = batch * distributed.world_size()
@@ -67,11 +67,11 @@ def uniformity(embeddings: Tensor, chunk_size: int = 1024) -> Tensor:
     Returns:
         A float64 scalar; NaN with fewer than two images.
     """
-    unit, count = _unit(embeddings), len(embeddings)
-    potential = torch.zeros((), dtype=torch.float64, device=unit.device)
-    with torch.autocast(unit.device.type, enabled=False):
+    points, count = unit(embeddings), len(embeddings)
+    potential = torch.zeros((), dtype=torch.float64, device=points.device)
+    with torch.autocast(points.device.type, enabled=False):
         for start in range(0, count, chunk_size):
-            similarities = unit[start : start + chunk_size] @ unit.T
+            similarities = points[start : start + chunk_size] @ points.T
             potentials = similarities.sub_(1).mul_(4).exp_()  # exp(-2 (2 - 2 s))
             potentials.diagonal(start).zero_()  # an image with itself is no pair
             potential += potentials.sum(dtype=torch.float64)
@@ -91,13 +91,13 @@ def tolerance(embeddings: Tensor, labels: Tensor) -> Tensor:
     Returns:
         A scalar; NaN where no class has two images.
     """
-    unit = _unit(embeddings)
+    points = unit(embeddings)
     columns = labels.clamp(min=0)
-    known = (labels >= 0).to(unit.dtype)
+    known = (labels >= 0).to(points.dtype)
     classes = int(columns.max()) + 1 if len(columns) else 0
-    sums = unit.new_zeros(classes, unit.shape[1]).index_add_(0, columns, unit * known[:, None])
-    sizes = unit.new_zeros(classes).index_add_(0, columns, known)
-    similarities = sums.square().sum() - (unit.square().sum(dim=1) * known).sum()
+    sums = points.new_zeros(classes, points.shape[1]).index_add_(0, columns, points * known[:, None])
+    sizes = points.new_zeros(classes).index_add_(0, columns, known)
+    similarities = sums.square().sum() - (points.square().sum(dim=1) * known).sum()
     pairs = (sizes * (sizes - 1)).sum()
     return torch.where(pairs > 0, similarities / pairs, torch.nan)
 
@@ -106,9 +106,9 @@ def tolerance(embeddings: Tensor, labels: Tensor) -> Tensor:
 def effective_rank(embeddings: Tensor, eps: float = 1e-7) -> Tensor:
     """RankMe: exp of the entropy of the embeddings' singular values (equations 1 and 2); from 1 to min(N, D).
 
-    The singular values come from the [D, D] Gram matrix in float64, so their relative precision is 1e-8, and memory and
-    time do not depend on which of N and D is larger. The embeddings are taken as they come: neither centred nor
-    normalised, as in the paper.
+    The singular values come from the smaller Gram matrix, [D, D] or [N, N], in float64, so their relative precision is
+    1e-8, and there are min(N, D) of them: the larger matrix has zeros more, each of which would count by eps. The
+    embeddings are taken as they come: neither centred nor normalised, as in the paper.
 
     Args:
         embeddings: [N, D]; the paper uses 25,600 images.
@@ -116,11 +116,7 @@ def effective_rank(embeddings: Tensor, eps: float = 1e-7) -> Tensor:
     """
     x = embeddings.double()
     x = x / x.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # the rank does not depend on the scale
-    values = torch.linalg.eigvalsh(x.T @ x).clamp(min=0).sqrt()
+    gram = x.T @ x if len(x) >= x.shape[1] else x @ x.T
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     p = values / values.sum().clamp(min=1e-300) + eps
     return (-(p * p.log()).sum()).exp()
-
-
-def _unit(embeddings: Tensor) -> Tensor:
-    """On the unit sphere, in float32 or more."""
-    return F.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)

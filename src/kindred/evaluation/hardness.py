@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+
+from kindred.sphere import unit
 
 
 def relative_penalties(similarities: Tensor, temperature: float | Tensor) -> Tensor:
@@ -39,8 +40,7 @@ def penalty_entropy(
     Returns:
         [A]; NaN for an anchor without negatives.
     """
-    precision = torch.promote_types(anchors.dtype, torch.float32)
-    anchors, candidates = (normalize(z.to(precision), dim=1) for z in (anchors, candidates))
+    anchors, candidates = unit(anchors), unit(candidates)
     entropies = []
     with torch.autocast(anchors.device.type, enabled=False):
         for rows, groups in zip(anchors.split(1024), anchor_groups.split(1024), strict=True):

@@ -34,27 +34,34 @@ def club_bound(log_likelihoods: Tensor) -> Tensor:
 
 
 def linear_gaussian(x: Tensor, y: Tensor) -> Tensor:
-    """log q(y_j | x_i) of the Gaussian whose mean is linear in x, fitted to the samples by maximum likelihood.
+    """log q(y_j | x_i) of the Gaussian whose mean is linear in x, fitted by maximum likelihood to every other sample.
 
-    What CLUB needs where nothing better is known of p(y|x); exact if x and y are jointly Gaussian.
+    What CLUB needs where nothing better is known of p(y|x); exact in the limit if x and y are jointly Gaussian. The
+    samples that it was fitted to are not those that are returned: of its own samples even a fit of noise to noise knows
+    much, which would be taken for information.
 
     Args:
-        x: [N, F].
-        y: [N, G], N > F + G.
+        x: [N, F], of samples in any order that has nothing to do with them.
+        y: [N, G], N > 2 (F + G).
 
     Returns:
-        [N, N].
+        [N // 2, N // 2], of the samples at odd places.
 
     Raises:
         ValueError: too few samples.
     """
     samples, width = y.shape
-    if samples <= x.shape[1] + width:
-        raise ValueError(f"x and y have {x.shape[1]} + {width} dimensions: {samples} samples are too few, take more")
-    inputs = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-    mean = inputs @ torch.linalg.lstsq(inputs, y).solution
-    residual = y - mean
-    factor = torch.linalg.cholesky(residual.T @ residual / samples)
-    white_y, white_mean = (torch.linalg.solve_triangular(factor, z.T, upper=False).T for z in (y, mean))
+    if samples <= 2 * (x.shape[1] + width):
+        raise ValueError(
+            f"x and y have {x.shape[1]} + {width} dimensions: {samples} samples are too few, take more than twice as many"
+        )
+    # Centred first, or what x and y have in common with a constant would leave few digits for what they have not.
+    (x, held_x), (y, held_y) = ((z[::2] - z[::2].mean(dim=0), z[1::2] - z[::2].mean(dim=0)) for z in (x, y))
+    weights = torch.linalg.lstsq(x, y).solution
+    residual = y - x @ weights
+    factor = torch.linalg.cholesky(residual.T @ residual / len(x))
+    white_y, white_mean = (
+        torch.linalg.solve_triangular(factor, z.T, upper=False).T for z in (held_y, held_x @ weights)
+    )
     log_volume = factor.diagonal().log().sum() + width / 2 * math.log(2 * math.pi)
     return -torch.cdist(white_mean, white_y).square() / 2 - log_volume

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kindred import distributed
+from kindred.sphere import unit
 
 # Shape of a matrix product. Of 2048 features at once, MKL adds up in another order on 1 thread than on 2.
 _QUERY_BLOCK, _BANK_BLOCK, _FEATURE_BLOCK = 128, 2048, 512
@@ -28,8 +29,8 @@ def knn_search(bank: Tensor, queries: Tensor, k: int, positions: Tensor | None =
     """The k most similar bank rows of each query. Memory beyond the arguments and the result is a few blocks.
 
     Args:
-        bank: [N, F] features, not necessarily normalised.
-        queries: [Q, F] features.
+        bank: [N, F] features, not necessarily normalised; rows of length 1e-12 to 1e18, or zero, which is unlike everything.
+        queries: [Q, F] features of any length.
         k: neighbours wanted; clipped to N.
         positions: [N] integers in [0, 2**32) that name the bank rows; by default 0 to N-1.
 
@@ -170,7 +171,7 @@ def _search_blocks(bank, queries, k, positions):
     """Yields keys [q, min(k, N)] of the nearest bank rows, best first, for a block of queries after the other."""
     scale = 1 / torch.linalg.vector_norm(bank, dim=1, dtype=_precise(bank)).clamp(min=1e-12)
     for block in queries.split(_query_block(queries)):
-        block = F.normalize(block.to(_precise(block)), dim=1)
+        block = unit(block)
         best = positions.new_empty(len(block), 0)
         for start in range(0, len(bank), _PANEL):
             rows = slice(start, start + _PANEL)

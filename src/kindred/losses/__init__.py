@@ -2,7 +2,8 @@
 
 All of them take embeddings as they come and normalise them, compute in float32 at least (autocast is switched off
 inside, half precision is raised, float64 stays), are finite for temperatures in [1e-3, 1e3], and never wait for the
-device. The temperature is a number, or a 0-d tensor that may be learnt. Losses are differentiable once.
+device. The temperature is a number, or a 0-d tensor that may be learnt. `group_contrast` and `info_nce`, in tiles, are
+differentiable once, and say so where they are to be twice; the others are.
 """
 
 from kindred.losses.choice import BY_GROUP, BY_NEIGHBOUR, BY_QUEUE, choose

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from kindred.losses.partition import LogPartition, default_chunk_size
-from kindred.losses.precision import check_temperature, unit
+from kindred.losses.partition import LogPartition, check_temperature, default_chunk_size
+from kindred.sphere import unit
 
 
 def group_contrast(
@@ -19,7 +19,7 @@ def group_contrast(
     """The supervised contrastive loss L_out of Khosla et al. 2020 (arXiv:2004.11362), eq. 2, for any grouping.
 
     An anchor's kin are the candidates of its group, itself excluded; every candidate but itself is in the denominator.
-    The mean is over the anchors that have kin; without any the loss is 0.
+    The mean is over the anchors that have kin; without any, as in an empty batch, the loss is 0.
 
     Args:
         anchors: [A, D], not necessarily normalised.
@@ -38,6 +38,8 @@ def group_contrast(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     with torch.autocast(anchors.device.type, enabled=False):
+        if len(candidates) == 0:
+            return 0 * unit(anchors).sum()
         among_themselves = anchors is candidates  # on one process: normalised once
         candidates = unit(candidates)
         anchors = (candidates if among_themselves else unit(anchors)) / temperature
@@ -78,7 +80,7 @@ def info_nce(
     Args:
         queries: [B, D].
         keys: [B, D], the positive of each query.
-        negatives: [K, D], the same for every query; with K = 0 the loss is 0.
+        negatives: [K, D], the same for every query; with K = 0 the loss is 0, as it is with B = 0.
         temperature: tau > 0.
         unit_negatives: the negatives are unit vectors already, as a queue's are: no second queue is made.
 
@@ -92,7 +94,7 @@ def info_nce(
         own = (queries * keys).sum(dim=1)
         if len(negatives) == 0:
             return 0 * own.sum()
-        weights = torch.full_like(own, 1 / len(own))
+        weights = torch.full_like(own, 1 / max(1, len(own)))
         # They come in parts, so that a tile of many queries fits the cache too.
         chunk_size = default_chunk_size(negatives, least=256)
         return LogPartition.apply(queries, negatives, own, weights, None, chunk_size) - torch.dot(weights, own)

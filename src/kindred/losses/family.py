@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kindred.losses.precision import check_temperature, unit
+from kindred.losses.partition import check_temperature
+from kindred.sphere import unit
 
 MINING = ("all", "hard", "semi_hard")
 
@@ -133,6 +134,8 @@ def triplet(
         raise ValueError(f"mining must be one of {', '.join(MINING)}, got {mining!r}")
     similarities, kin, negatives = _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
     distances = 2 - 2 * similarities
+    if len(candidates) == 0:
+        return distances.sum()  # 0
     if mining == "hard":
         farthest = distances.masked_fill(~kin, -torch.inf).amax(dim=1)
         nearest = distances.masked_fill(~negatives, torch.inf).amin(dim=1)
@@ -194,7 +197,7 @@ def hard_info_nce(
     hard = _hardest(others, torch.ones_like(others, dtype=torch.bool), alpha)
     others = _over(others, temperature).masked_fill(~hard, -torch.inf)
     own = _over(own, temperature)
-    return (torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own).mean()
+    return _over_queries(torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own)
 
 
 def decoupled_info_nce(
@@ -207,7 +210,7 @@ def decoupled_info_nce(
     """
     own, others = _compare_with_queue(queries, keys, negatives, unit_negatives)
     own, others = _over(own, temperature), _over(others, temperature)
-    return (others.logsumexp(dim=1) - own).mean() if len(negatives) else 0 * own.sum()
+    return _over_queries(others.logsumexp(dim=1) - own if len(negatives) else 0 * own)
 
 
 def _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns):
@@ -232,15 +235,15 @@ def _over(similarities, temperature):
 
 
 def _hardest(similarities, negatives, alpha):
-    """The negatives at or above the upper-alpha quantile of each row's, at least one."""
+    """Of each row's negatives the share alpha that is most similar, rounded, at least one; of equals as many as are due."""
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be greater than 0 and at most 1, got {alpha}")
     values = similarities.detach().masked_fill(~negatives, -torch.inf)
-    if (width := values.shape[1]) == 0:
-        return negatives
+    width = values.shape[1]
     most = min(width, math.ceil(alpha * width) + 1)  # a row has at most `width` negatives; one more for the rounding
-    hard = (alpha * negatives.sum(dim=1, keepdim=True)).round().clamp(min=1).long()
-    return negatives & (values >= values.topk(most).values.gather(1, hard - 1))
+    due = (alpha * negatives.sum(dim=1, keepdim=True)).round().clamp(min=1)
+    ranks = torch.arange(most, device=values.device).expand(len(values), -1)
+    return negatives & torch.zeros_like(negatives).scatter(1, values.topk(most).indices, ranks < due)
 
 
 def _mean(values, mask):
@@ -251,6 +254,11 @@ def _mean(values, mask):
 def _log_sum_exp(logits, mask):
     """Over each row's logits under the mask. A row without any is finite, so that it can be left out with its gradient."""
     return logits.masked_fill(~mask, torch.finfo(logits.dtype).min).logsumexp(dim=1)
+
+
+def _over_queries(losses):
+    """The mean, 0 of none."""
+    return losses.sum() / max(1, len(losses))
 
 
 def _over_anchors(losses, kin):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kindred import distributed
 from kindred.losses.contrastive import group_contrast, kin_count
-from kindred.losses.precision import raise_precision
+from kindred.sphere import raise_precision
 
 GroupLoss = Callable[..., Tensor]  # (anchors, candidates, anchor_groups, candidate_groups, self_columns, temperature)
 
@@ -92,7 +92,7 @@ def image_groups(embeddings: Tensor) -> Tensor:
     """The image of each of the gathered embeddings [W*V*B], in their order: rank, view, image."""
     views, batch = embeddings.shape[:2]
     images = torch.arange(distributed.world_size() * batch, device=embeddings.device)
-    return images.view(-1, 1, batch).expand(-1, views, -1).reshape(-1)
+    return images.view(distributed.world_size(), 1, batch).expand(-1, views, -1).reshape(-1)
 
 
 def class_groups(embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -100,7 +100,8 @@ def class_groups(embeddings: Tensor, labels: Tensor) -> Tensor:
     views, batch = embeddings.shape[:2]
     labels = distributed.gather(labels)
     unlabelled = -1 - torch.arange(len(labels), device=labels.device)
-    return torch.where(labels < 0, unlabelled, labels).view(-1, 1, batch).expand(-1, views, -1).reshape(-1)
+    groups = torch.where(labels < 0, unlabelled, labels).view(distributed.world_size(), 1, batch)
+    return groups.expand(-1, views, -1).reshape(-1)
 
 
 def _contrast_over_ranks(embeddings, groups, temperature, loss):

@@ -1,8 +1,7 @@
-"""The denominator of InfoNCE, over all anchors and candidates, without a matrix of all pairs."""
+"""The denominator of InfoNCE, over all anchors and candidates, without a matrix of all pairs; and its temperature."""
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Logits held at a time. On a CPU they should stay in the cache between the matrix products; on a GPU a tile must only
 # be large enough that launching kernels costs nothing.
@@ -14,7 +13,7 @@ class LogPartition(torch.autograd.Function):
 
     Log-sum-exp and gradient are accumulated tile by tile in the forward pass: while a tile is in the cache, products with
     it become gradients of size [A, D] and [M, D]. So no [A, M] matrix is ever stored and nothing is computed again;
-    backward only scales. (Hence differentiable once.)
+    backward only scales. (Hence differentiable once: twice is an error.)
 
     The gradient of the candidates needs the anchors' finished sums: then a tile is `chunk_size` anchors and all candidates.
     Candidates that are not differentiated, as a queue's rows, come in parts that fit the cache: sums and gradient are
@@ -64,14 +63,25 @@ class LogPartition(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
+        # Nor would `once_differentiable` do: of a scalar's gradient it takes what was saved for constants, without a word.
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "group_contrast and info_nce are differentiable once: no create_graph, or another loss of kindred.losses"
+            )
+        (grad,) = grads
         return *(None if saved is None else saved * grad for saved in ctx.saved_tensors), None, None, None
 
 
 def default_chunk_size(candidates: Tensor, least: int = 32) -> int:
     """Anchors per tile, `least` or more, so that a tile of [anchors, len(candidates)] fits the cache."""
     return max(least, _tile_logits(candidates) // max(len(candidates), 1))
+
+
+def check_temperature(temperature: float | Tensor) -> None:
+    """Refuse a temperature that is not positive. A tensor is not looked at: reading its value would wait for the device."""
+    if not isinstance(temperature, Tensor) and not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0, got {temperature}")
 
 
 def _tile_logits(x: Tensor) -> int:

@@ -16,6 +16,7 @@ from kindred.distributed import world_size
 from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
 from kindred.optimisers.parameter_groups import parameter_groups
 from kindred.optimisers.schedules import warmup_cosine
+from kindred.optimisers.together import Together
 from kindred.temperature import Temperature
 from kindred.training.trainer import Trainer
 
@@ -81,6 +82,11 @@ class ContrastiveModule(lightning.LightningModule):
         if (views := len(datamodule.views)) < self.min_views:
             raise ValueError(
                 f"views.views has {views} view(s) of each example: {type(self).__name__} contrasts at least {self.min_views}"
+            )
+        if datamodule.batch_size < 2:  # batch norm of a single one says nothing either
+            raise ValueError(
+                f"data.batch_size is {datamodule.batch_size}: an example is contrasted with others of its batch, so give 2 "
+                "or more"
             )
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -151,10 +157,18 @@ class ContrastiveModule(lightning.LightningModule):
         """Optimiser steps of the whole run."""
         return self.steps_per_epoch * self.trainer.max_epochs
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """One optimiser over all trainable parameters; linear warm-up, then cosine, moved at every step."""
-        optimizer = self.optimizer(parameter_groups(self, self.optimizer.keywords.get("weight_decay", 0.0)))
+    def build_optimizer(self) -> Optimizer:
+        """One optimiser over all trainable parameters; a temperature that is learnt brings its own into it."""
+        own, decay = self.tau.optimizer(), self.optimizer.keywords.get("weight_decay", 0.0)
+        optimizer = self.optimizer(parameter_groups(self, decay, apart=None if own is None else self.tau))
+        if own is not None:
+            optimizer = Together(optimizer, own)
         optimizer.register_step_post_hook(lambda *_: self.tau.bound())
+        return optimizer
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser with a linear warm-up, then a cosine, moved at every step."""
+        optimizer = self.build_optimizer()
         total = self.planned_steps
         warmup = round(self.warmup_epochs * total / self.trainer.max_epochs)
         return {

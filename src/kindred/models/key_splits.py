@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from kindred.data.order import permutation
 from kindred.distributed import gather, rank, world_size
+from kindred.training.batch_norm import SyncBatchNorm
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def encode_in_splits(encoder: nn.Module, view: Tensor, splits: int, *key: int) -
 
 def make_local(encoder: nn.Module) -> None:
     """Let every SyncBatchNorm of `encoder` see this rank's images alone; all ranks must call it."""
-    layers = [module for module in encoder.modules() if isinstance(module, nn.SyncBatchNorm)]
+    layers = [module for module in encoder.modules() if isinstance(module, nn.SyncBatchNorm | SyncBatchNorm)]
     if layers and world_size() > 1:
         alone = [dist.new_group([other]) for other in range(world_size())][rank()]
         for layer in layers:

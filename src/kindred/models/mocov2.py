@@ -121,8 +121,8 @@ class MoCoV2(ContrastiveModule):
         if size < keys:
             raise ValueError(f"model.queue_size is {size}, but a step brings {keys} keys: make it that or more")
         splits = self.key_batch_splits
-        if splits > 1 and (batch_size % splits or splits % ranks):
+        if splits > 1 and (batch_size % splits or splits % ranks or splits == batch_size):
             raise ValueError(
-                f"model.key_batch_splits is {splits}: it must divide data.batch_size={batch_size} and be a multiple of the "
-                f"{ranks} device(s), which each normalise whole groups"
+                f"model.key_batch_splits is {splits}: it must divide data.batch_size={batch_size} into groups of 2 or more "
+                f"keys, and be a multiple of the {ranks} device(s), which each normalise whole groups"
             )

@@ -5,6 +5,7 @@ Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan: Supervised
 
 from functools import partial
 
+import numpy as np
 from lightly.models.modules.heads import MoCoProjectionHead
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +18,9 @@ from kindred.temperature import Temperature
 
 class SupCon(ContrastiveModule):
     """L_out (eq. 2) between projections of V >= 2 views; needs labels.
+
+    The projector gets r as it comes. The paper normalises r before it (section 3.1); the authors' code in torch
+    (HobbitLong/SupContrast, networks/resnet_big.py) does not.
 
     Args:
         encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
@@ -44,6 +48,11 @@ class SupCon(ContrastiveModule):
             raise ValueError(
                 f"model=supcon contrasts classes, but the train images of {datamodule.source.name} have no labels: "
                 "choose another model (simclr, mocov2, nnclr) or labelled data"
+            )
+        if len(classes := np.unique(datamodule.train.labels)) < 2:
+            raise ValueError(
+                f"model=supcon contrasts classes, but all train images of {datamodule.source.name} are of one, "
+                f"{datamodule.class_names[classes[0]]!r}: choose another model (simclr, mocov2, nnclr) or data of 2 or more"
             )
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:

@@ -14,8 +14,11 @@ class LARS(Optimizer):
     With gradient g, weight w, buffer v and the group's weight decay b, learning rate r and momentum m:
 
         ratio = trust_coefficient |w| / (|g| + b |w| + eps)
-        v <- m v + ratio (g + b w)
-        w <- w - r v, or w - r (m v + ratio (g + b w)) with nesterov
+        v <- m v + r ratio (g + b w)
+        w <- w - v, or w - (m v + r ratio (g + b w)) with nesterov
+
+    The rate is inside the buffer, as in their algorithm 1 and in SimCLR's code, and not outside as in torch's SGD: a step
+    keeps the length of its own time when the schedule moves on.
 
     The ratio is 1 where |w| or |g| is 0. What is adapted is decided by the tensor alone: norms, biases and scalars (at
     most one dimension) keep the ratio 1, as in SimCLR; everything else is adapted, with weight decay or without. So
@@ -80,6 +83,7 @@ class LARS(Optimizer):
         updates = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
         if adapted:
             torch._foreach_mul_(updates, _trust_ratios(weights, gradients, group))
+        torch._foreach_mul_(updates, group["lr"])
         if momentum := group["momentum"]:
             for weight in weights:
                 if "momentum_buffer" not in self.state[weight]:
@@ -91,7 +95,7 @@ class LARS(Optimizer):
                 torch._foreach_add_(updates, buffers, alpha=momentum)
             else:
                 updates = buffers
-        torch._foreach_add_(weights, updates, alpha=-group["lr"])
+        torch._foreach_sub_(weights, updates)
 
 
 def _trust_ratios(weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> list[Tensor]:

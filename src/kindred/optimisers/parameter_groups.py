@@ -3,7 +3,7 @@
 from torch import nn
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+def parameter_groups(module: nn.Module, weight_decay: float, apart: nn.Module | None = None) -> list[dict]:
     """Two parameter groups: weights with decay, and norms, biases and scalars (at most one dimension) without.
 
     Decay would pull the scale of a norm layer to zero and says nothing about capacity (Goyal et al. 2017, section 5.3;
@@ -12,6 +12,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     Args:
         module: frozen parameters are left out.
         weight_decay: for the first group.
+        apart: a part of `module` that something else trains.
 
     Returns:
         Groups for an optimiser; one without parameters is left out.
@@ -19,7 +20,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     Raises:
         ValueError: nothing to train.
     """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    others = set() if apart is None else set(apart.parameters())
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad and parameter not in others]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},

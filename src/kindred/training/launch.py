@@ -136,11 +136,6 @@ def check_devices(config: DictConfig) -> int:
             f"trainer.num_nodes={trainer.num_nodes}, but this process is alone: start it on every node, with torchrun or "
             "srun (docs/clusters.md)"
         )
-    if ranks > 1 and trainer.sync_batchnorm and built.strategy.root_device.type == "cpu":
-        raise ConfigError(
-            f"trainer.sync_batchnorm=true with {asked} on the CPU: torch synchronises batch norm on GPUs only; choose "
-            "trainer=ddp_cpu"
-        )
     return ranks
 
 

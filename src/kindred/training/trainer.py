@@ -1,4 +1,4 @@
-"""Lightning's Trainer with three settings more, which change how long a step takes and not what it computes."""
+"""Lightning's Trainer with settings that change how long a step takes, and batch norm over all ranks on a CPU too."""
 
 import gc
 import inspect
@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kindred.data.datamodule import DataModule
+from kindred.training.batch_norm import SyncedLayers
 
 INTERVAL = 10  # optimiser steps between two rows of metrics.csv, where nothing was asked for
 
@@ -63,6 +64,8 @@ class Trainer(lightning.Trainer):
         # To Lightning a bar that is no class of its own is none, and it would add one.
         theirs = enable_progress_bar and any(isinstance(c, ProgressBar) for c in kwargs.get("callbacks") or ())
         self._interval = log_every_n_steps
+        if kwargs.get("sync_batchnorm"):
+            kwargs["plugins"] = [*(kwargs.get("plugins") or []), SyncedLayers()]
         super().__init__(*args, enable_progress_bar=theirs, log_every_n_steps=log_every_n_steps, **kwargs)
         self.compile, self.channels_last, self.fused = compile, channels_last, fused
         self.enable_progress_bar = enable_progress_bar

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from kindred.data.counter import uniforms
 from kindred.data.images import colour
+from kindred.data.images import views as views_module
 from kindred.data.images.resample import CROP_TRIES, cos_sin, exp, random_boxes, resample, resample_affine
-from kindred.data.images.views import MultiView, View
+from kindred.data.images.views import Draw, MultiView, View
 
 LEVEL = 1 / 255
 EVERYTHING = View(
@@ -488,6 +490,70 @@ def test_cropped_images_get_the_same_colours(channels):
         assert (ours - expected).abs().mean() <= 0.5 * LEVEL
 
 
+# the order of the colours
+
+STRONG = {"jitter": 0.8, "brightness": 0.6, "contrast": 0.6, "saturation": 0.6, "hue": 0.2, "gray": 0.3}
+ADJUST = {
+    "brightness": (Draw.BRIGHTNESS, tv.adjust_brightness),
+    "contrast": (Draw.CONTRAST, tv.adjust_contrast),
+    "saturation": (Draw.SATURATION, tv.adjust_saturation),
+    "hue": (Draw.HUE, tv.adjust_hue),
+}
+
+
+def drawn_order(u, strengths):
+    """The operations in the order of their draws."""
+    return sorted(strengths, key=lambda name: float(u[Draw.ORDER + list(ADJUST).index(name)]))
+
+
+def one_at_a_time(images, view, index, order):
+    """torchvision's operations on each image by itself, with the view's draws, in an order of a draw or a fixed one."""
+    draws, results = uniforms(7, 3, 0, index, Draw.ORDER + 4), []
+    strengths = {name: getattr(view, name) for name in ADJUST if getattr(view, name) > 0}
+    for image, u in zip(floats(images), draws, strict=True):
+        gray = float(u[Draw.GRAY]) < view.gray
+        if gray and view.gray_first:
+            image = tv.rgb_to_grayscale(image, 3)
+        if float(u[Draw.JITTER]) < view.jitter:
+            for name in drawn_order(u, strengths) if order == "random" else strengths:
+                draw, adjust = ADJUST[name]
+                share = float(u[draw]) * 2 - 1
+                image = adjust(image, share * strengths[name] + (name != "hue"))
+        if gray and not view.gray_first:
+            image = tv.rgb_to_grayscale(image, 3)
+        results.append(image)
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize("gray_first", [True, False])
+@pytest.mark.parametrize("order", ["random", "fixed"])
+@pytest.mark.parametrize("without", [None, "saturation"])
+def test_colours_come_in_the_order_that_was_drawn(monkeypatch, order, gray_first, without, on_host):
+    monkeypatch.setattr(views_module, "_on_host", lambda _: on_host)  # False: the way of a GPU
+    strengths = STRONG | ({without: 0.0} if without else {})
+    view = View(crop_scale=None, flip=0.0, jitter_order=order, gray_first=gray_first, **strengths)
+    images, index = photographs(16).repeat(5, 1, 1, 1), torch.arange(60) * 17
+    found = MultiView([view], 7)(images, index, 3)[0]
+    torch.testing.assert_close(found, one_at_a_time(images, view, index, order), rtol=0, atol=2e-3)
+    others = {"random": "fixed", "fixed": "random"}
+    assert (found - one_at_a_time(images, view, index, others[order])).abs().max() > 0.05  # the order matters
+
+
+def test_all_orders_are_as_likely():
+    u = uniforms(0, 0, 0, torch.arange(24_000), Draw.ORDER + 4)
+    counts = Counter(tuple(row) for row in u[:, Draw.ORDER :].argsort(dim=1).tolist())
+    assert len(counts) == 24
+    assert sum((n - 1000) ** 2 / 1000 for n in counts.values()) < 50  # chi-squared of 23: beyond it in 1 of 1,000
+
+
+def test_the_draws_of_the_order_move_no_other():
+    index = torch.arange(50)
+    before = uniforms(5, 2, 1, index, max(d for d in Draw if d != Draw.ORDER) + 1)
+    assert torch.equal(uniforms(5, 2, 1, index, Draw.ORDER + 4)[:, : before.shape[1]], before)
+    assert Draw.ORDER == max(Draw) == before.shape[1]
+
+
 def test_gray_images_stay_gray_and_move():
     images = photographs(32, 1)
     view = MultiView([EVERYTHING], 0)(images, torch.arange(12), 0)[0]
@@ -524,6 +590,8 @@ def test_gray_images_stay_gray_and_move():
         ("saturation", None),
         ("hue", 0.6),
         ("gray", True),
+        ("jitter_order", "shuffled"),
+        ("gray_first", 1),
         ("blur", 1.01),
         ("blur_sigma", (2.0, 0.1)),
         ("solarize", -1),
@@ -558,7 +626,7 @@ def test_wrong_arguments_are_named():
         views(images[:, None].repeat(1, 3, 1, 1, 1), index, 0)
 
 
-@pytest.mark.parametrize("name", ["simclr", "mocov2", "nnclr", "crop_only", "small", "digits"])
+@pytest.mark.parametrize("name", ["simclr", "mocov1", "mocov2", "nnclr", "crop_only", "small", "digits"])
 def test_the_yaml_files_build(name):
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
@@ -569,6 +637,9 @@ def test_the_yaml_files_build(name):
     assert isinstance(views, MultiView)
     assert views.seed == 3
     assert len(views.views) == 2
+    of_a_paper = name in ("simclr", "mocov1", "mocov2", "nnclr")  # whose code permutes
+    assert {view.jitter_order for view in views.views} == {"random" if of_a_paper else "fixed"}
+    assert {view.gray_first for view in views.views} == {name == "mocov1"}
     for view in views(photographs(32), torch.arange(12), 0):
         assert view.shape == (12, 3, 16, 16)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ class Draw(IntEnum):
     BLUR = 33
     SIGMA = 34
     SOLARIZE = 35
+    ORDER = 36  # of brightness, contrast, saturation and hue: one each, the smallest comes first
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,12 @@ class View:
         rotate: largest rotation in degrees, either way, about the image's centre.
         translate: largest shift, either way, as a fraction of the image's sides.
         zoom: (low, high) factor by which the image is enlarged about its centre.
-        jitter: probability that brightness, contrast, saturation and hue are changed, all four in this order.
+        jitter: probability that brightness, contrast, saturation and hue are changed, all four.
         brightness, contrast, saturation: the factor is uniform in [max(0, 1 - value), 1 + value].
         hue: the shift is uniform in [-value, value], in full circles; at most 0.5.
+        jitter_order: "fixed", as named here, or "random", drawn for each image, as torchvision and the papers' code do.
         gray: probability of losing the colours.
+        gray_first: before the jitter instead of after it, as in MoCo v1's code.
         blur: probability of a Gaussian blur.
         blur_sigma: (low, high) standard deviation of the blur in pixels of the output.
         solarize: probability that values from `solarize_threshold` upwards are inverted.
@@ -86,7 +90,9 @@ class View:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    jitter_order: str = "fixed"
     gray: float = 0.0
+    gray_first: bool = False
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize: float = 0.0
@@ -109,6 +115,10 @@ class View:
             self._check_number(name, float("inf"), "a strength of 0 or more")
         self._check_number("hue", 0.5, "a fraction of the colour circle, from 0 to 0.5")
         self._check_number("solarize_threshold", 1.0, "a grey value from 0 to 1")
+        if self.jitter_order not in ("fixed", "random"):
+            raise ValueError(f"jitter_order={self.jitter_order!r} must be fixed or random")
+        if not isinstance(self.gray_first, bool):
+            raise ValueError(f"gray_first={self.gray_first!r} must be true or false")
 
     def _check_number(self, name: str, high: float, meaning: str) -> None:
         value = getattr(self, name)
@@ -249,7 +259,7 @@ class MultiView(Views):
             raise ValueError(f"index has shape {tuple(index.shape)}; {shape[0]} images need {shape[:1]}")
 
     def _uniforms(self, number: int, index: Tensor, epoch: int) -> Tensor:
-        return uniforms(self.seed, epoch, number, index, max(Draw) + 1)
+        return uniforms(self.seed, epoch, number, index, Draw.ORDER + 4)
 
     @staticmethod
     def _boxes(view: View, u: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
@@ -330,24 +340,10 @@ def _sampling(
 
 def _colour_steps(view: View, u: Tensor) -> list[tuple[Tensor, list[Operation]]]:
     """What follows the resampling: where it happens (bool [B]), and the operations with their parameters [B]."""
-    steps: list[tuple[Tensor, list[Operation]]] = []
-    if view.jitters:
-        happens = u[:, Draw.JITTER] < view.jitter
-        operations: list[Operation] = []
-        for draw, strength, adjust in (
-            (Draw.BRIGHTNESS, view.brightness, colour.adjust_brightness_),
-            (Draw.CONTRAST, view.contrast, colour.adjust_contrast_),
-            (Draw.SATURATION, view.saturation, colour.adjust_saturation_),
-        ):
-            if strength > 0:
-                factor = _between(u[:, draw], max(0.0, 1 - strength), 1 + strength)
-                operations.append((adjust, torch.where(happens, factor, 1.0)))
-        if view.hue > 0:
-            operations.append((colour.adjust_hue_, _between(u[:, Draw.HUE], -view.hue, view.hue) * happens))
-        steps.append((happens, operations))
+    steps: list[tuple[Tensor, list[Operation]]] = _jitter_steps(view, u) if view.jitters else []
     if view.gray > 0:
         happens = u[:, Draw.GRAY] < view.gray
-        steps.append((happens, [(colour.to_gray_, happens)]))
+        steps.insert(0 if view.gray_first else len(steps), (happens, [(colour.to_gray_, happens)]))
     if view.blur > 0:
         happens = u[:, Draw.BLUR] < view.blur
         blur = partial(colour.gaussian_blur_, radius=colour.blur_radius(view.blur_sigma[1]))
@@ -356,4 +352,33 @@ def _colour_steps(view: View, u: Tensor) -> list[tuple[Tensor, list[Operation]]]
         happens = u[:, Draw.SOLARIZE] < view.solarize
         # 2 is above every value, so nothing is inverted
         steps.append((happens, [(colour.solarize_, torch.where(happens, view.solarize_threshold, 2.0))]))
+    return steps
+
+
+def _jitter_steps(view: View, u: Tensor) -> list[tuple[Tensor, list[Operation]]]:
+    happens = u[:, Draw.JITTER] < view.jitter
+    operations = []  # each with its parameter, the one that changes nothing, and its draw of the order
+    for number, (draw, strength, adjust) in enumerate(
+        (
+            (Draw.BRIGHTNESS, view.brightness, colour.adjust_brightness_),
+            (Draw.CONTRAST, view.contrast, colour.adjust_contrast_),
+            (Draw.SATURATION, view.saturation, colour.adjust_saturation_),
+            (Draw.HUE, view.hue, colour.adjust_hue_),
+        )
+    ):
+        if strength > 0:
+            low, high, neutral = (
+                (-strength, strength, 0.0) if draw == Draw.HUE else (max(0.0, 1 - strength), 1 + strength, 1.0)
+            )
+            operations.append((adjust, _between(u[:, draw], low, high), neutral, u[:, Draw.ORDER + number]))
+    if view.jitter_order == "fixed":
+        return [(happens, [(adjust, torch.where(happens, value, neutral)) for adjust, value, neutral, _ in operations])]
+    # At each place every operation is offered, and changes the images whose turn for it that is: on a CPU it sees no
+    # others, on a GPU, where looking would be waiting, it leaves them as they are.
+    places = torch.stack([place for *_, place in operations], dim=1).argsort(dim=1, stable=True).argsort(dim=1)
+    steps: list[tuple[Tensor, list[Operation]]] = []
+    for place, number in product(range(len(operations)), repeat=2):
+        adjust, value, neutral, _ = operations[number]
+        here = happens & (places[:, number] == place)
+        steps.append((here, [(adjust, torch.where(here, value, neutral))]))
     return steps
