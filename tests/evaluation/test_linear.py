@@ -75,12 +75,12 @@ def test_a_start_saves_passes_unless_it_is_worse_than_none(monkeypatch):
 
     def fitted(start=None):
         passes.clear()
-        return linear_probe(*train, *val, 4, start=start), len(passes)
+        return linear_probe(*train, *val, 4, refit=False, tolerance=1e-3, start=start), len(passes)
 
     first, cold = fitted()
     again, warm = fitted(first)
-    assert warm < 0.9 * cold
-    torch.testing.assert_close(again.classifier.weight, first.classifier.weight, rtol=1e-2, atol=1e-4)
+    assert warm < 0.8 * cold
+    assert again.penalty == first.penalty
     wrong, nothing = (first._replace(classifier=Linear(*(x * part for part in first.classifier))) for x in (-10, 0))
     assert fitted(wrong)[1] == fitted(nothing)[1] > warm
 

@@ -8,6 +8,7 @@ comparison to the tolerance and coarsely in comparison to float64: one in some t
 
 import math
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from kindred.distributed import sum_over_ranks
+
+HISTORY = 20  # steps from which L-BFGS knows the curvature
 
 
 class Linear(NamedTuple):
@@ -119,39 +122,69 @@ def fit_logistic(
     if start is not None:
         variables[:, :width] = start.weight @ rotation * scale
         variables[:, width] = (start.bias + start.weight @ axes.mean) * bias_scale
-    gradient = math.inf  # its largest entry, at the best point so far
     grid = 2.0 ** math.floor(math.log2(tolerance) - 7)
 
-    def classifier() -> Linear:
+    def classifier(variables: Tensor) -> Linear:
         weight = (variables[:, :width] / scale) @ rotation.T
         return Linear(weight, variables[:, width] / bias_scale - weight @ axes.mean)
 
-    @torch.no_grad()
-    def objective() -> Tensor:
-        nonlocal gradient
-        current = classifier()
+    def objective(variables: Tensor) -> tuple[float, Tensor]:
+        current = classifier(variables)
         loss, by_weight, by_bias = mean_gradient(current, features, labels)
+        loss += penalty / 2 * current.weight.square().sum()
         by_weight = (by_weight - by_bias[:, None] * axes.mean + penalty * current.weight) @ rotation
-        variables.grad = _rounded(torch.cat([by_weight / scale, by_bias[:, None] / bias_scale], dim=1), grid)
-        gradient = min(gradient, float(variables.grad.abs().max()))
-        return _rounded(loss + penalty / 2 * current.weight.square().sum(), grid * tolerance)
+        gradient = torch.cat([by_weight / scale, by_bias[:, None] / bias_scale], dim=1)
+        return float(_rounded(loss, grid * tolerance)), _rounded(gradient, grid)
 
-    torch.optim.LBFGS(
-        [variables],
-        max_iter=max_iterations,
-        max_eval=2 * max_iterations,
-        tolerance_grad=tolerance,
-        tolerance_change=0,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    ).step(objective)
+    variables, gradient = _l_bfgs(objective, variables, tolerance, max_iterations)
     if not gradient <= tolerance:
         warnings.warn(
             f"the linear classifier has not converged: with penalty {penalty:.1e} its gradient is {gradient:.1e} after "
             f"at most {max_iterations} iterations, not {tolerance:.1e}",
-            stacklevel=2,
+            stacklevel=3,  # past no_grad
         )
-    return classifier()
+    return classifier(variables)
+
+
+def _l_bfgs(
+    objective: Callable[[Tensor], tuple[float, Tensor]], x: Tensor, tolerance: float, max_iterations: int
+) -> tuple[Tensor, float]:
+    """The minimum of a strictly convex function (Nocedal & Wright 2006, algorithm 7.5), and its gradient's largest entry.
+
+    torch.optim.LBFGS begins with a tiny step, although in these units 1 is right, and took a quarter more time on photos.
+    A step that lowers the function enough is taken: where it is convex, the curvature condition is there for nothing.
+
+    Args:
+        objective: x -> (value, gradient of x's shape).
+    """
+    value, gradient = objective(x)
+    history: deque[tuple[Tensor, Tensor, Tensor]] = deque(
+        maxlen=HISTORY
+    )  # steps, changes of the gradient, their products
+    for _ in range(max_iterations):
+        if not float(gradient.abs().max()) > tolerance:
+            break
+        direction, weights = gradient.clone(), []
+        for step, change, product in reversed(history):
+            weights.append((step * direction).sum() / product)
+            direction -= weights[-1] * change
+        if history:
+            _, change, product = history[-1]
+            direction *= product / change.square().sum()
+        for (step, change, product), weight in zip(history, reversed(weights), strict=True):
+            direction += (weight - (change * direction).sum() / product) * step
+        slope, length = float((gradient * direction).sum()), 1.0
+        while True:
+            new_value, new_gradient = objective(x - length * direction)
+            if new_value <= value - 1e-4 * length * slope or length < 1e-6:
+                break
+            length /= 2
+        step, change = -length * direction, new_gradient - gradient
+        product = (step * change).sum()
+        if float(product) > 0:  # else there is only rounding left
+            history.append((step, change, product))
+        x, value, gradient = x + step, new_value, new_gradient
+    return x, float(gradient.abs().max())
 
 
 def mean_gradient(classifier: Linear, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
