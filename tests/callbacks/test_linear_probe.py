@@ -11,8 +11,10 @@ from lightning.pytorch.loggers import Logger
 from kindred.callbacks.feature_store import BANK, QUERY, FeatureStore
 from kindred.callbacks.linear_probe import LinearProbeCallback
 from kindred.data.loading import ViewBatch
-from kindred.evaluation.linear import probe_bank
+from kindred.evaluation.linear import PENALTIES, probe_bank
 from kindred.evaluation.logistic import Linear, leading_axes
+
+MIDDLE = PENALTIES[len(PENALTIES) // 2]
 
 
 class Rows(Logger):
