@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger
 from kindred.callbacks.feature_store import BANK, QUERY, FeatureStore
 from kindred.callbacks.linear_probe import LinearProbeCallback
 from kindred.data.loading import ViewBatch
-from kindred.evaluation.linear import PENALTIES, probe_bank
+from kindred.evaluation.linear import PENALTIES, LinearProbe, probe_bank
 from kindred.evaluation.logistic import Linear, leading_axes
 
 MIDDLE = PENALTIES[len(PENALTIES) // 2]
@@ -139,11 +139,8 @@ def test_features_that_are_not_finite_are_said_and_end_nothing():
 
 def test_a_classifier_of_other_features_is_no_start():
     evaluations, (bank, query) = Evaluations(), sets()
-    evaluations.probe.last = probe_bank(*bank, torch.arange(300), 8)
-    wrong = evaluations.probe.last._replace(
-        classifier=Linear(-50 * evaluations.probe.last.classifier.weight, torch.zeros(8))
-    )
-    evaluations.probe.last = wrong
+    probe = probe_bank(*bank, torch.arange(300), 8)
+    evaluations.probe.last = LinearProbe(Linear(-50 * probe.classifier.weight, torch.zeros(8)), MIDDLE, 0.0)
     assert evaluations.run(10, bank, query) == Evaluations().run(10, bank, query)
 
 

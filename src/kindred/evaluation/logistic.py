@@ -1,9 +1,9 @@
 """Multinomial logistic regression with an l2 penalty, fitted by L-BFGS to all examples at once, by one process or by many.
 
 Examples may be dealt to the ranks in any way, and W ranks find what one finds, to the bit. Sums over the examples are added
-up in float64, over the ranks too, and so are the same but for the last digits. L-BFGS would make more of these at each step
-(after thirty the iterates of two orders of summation had nothing in common); so what it is given is rounded, finely in
-comparison to the tolerance and coarsely in comparison to float64: one in some ten thousand fits comes out otherwise.
+up in float64, over the ranks too, and so are the same but for the last digits; L-BFGS makes more of these at each step (after
+a hundred, two orders of summation had weights that differed by 4%). So it is given them rounded, finely in comparison to
+its tolerance and coarsely in comparison to float64: but for a sum just between two such numbers, all digits are the same.
 """
 
 import math
@@ -151,7 +151,7 @@ def _l_bfgs(
 ) -> tuple[Tensor, float]:
     """The minimum of a strictly convex function (Nocedal & Wright 2006, algorithm 7.5), and its gradient's largest entry.
 
-    torch.optim.LBFGS begins with a tiny step, although in these units 1 is right, and took a quarter more time on photos.
+    torch.optim.LBFGS begins with a tiny step, although in these units 1 is right, and takes a tenth more time.
     A step that lowers the function enough is taken: where it is convex, the curvature condition is there for nothing.
 
     Args:
