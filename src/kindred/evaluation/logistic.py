@@ -1,9 +1,9 @@
 """Multinomial logistic regression with an l2 penalty, fitted by L-BFGS to all examples at once, by one process or by many.
 
 Examples may be dealt to the ranks in any way, and W ranks find what one finds, to the bit. Sums over the examples are added
-up in float64, over the ranks too, and so are the same but for the last digits; L-BFGS makes more of these at each step (after
-a hundred, two orders of summation had weights that differed by 4%). So it is given them rounded, finely in comparison to
-its tolerance and coarsely in comparison to float64: but for a sum just between two such numbers, all digits are the same.
+up in float64, over the ranks too, and so are the same but for the last digits; L-BFGS makes more of these at each step:
+after a hundred, two orders of summation had weights that differed by 4%. So it is given them rounded, finely in comparison
+to its tolerance and coarsely to float64: but for a sum just between two such numbers, all digits are the same.
 """
 
 import math
