@@ -98,7 +98,6 @@ def test_a_class_that_cannot_be_imported_is_named():
         ("encoder", ["encoder=resnet18", "encoder.name=resnet17"], "resnet17.*resnet18"),
         ("callbacks", "callbacks.knn.k=0", "callbacks.knn.k must be 1 or more, got 0"),
         ("callbacks", "callbacks.knn.temperature=0", "callbacks.knn.temperature must be above 0, got 0"),
-        ("callbacks", "callbacks.linear_probe.lr=0", "callbacks.linear_probe.lr must be above 0, got 0"),
         ("callbacks", "callbacks.checkpoints.every_n_steps=0", "callbacks.checkpoints.every_n_steps must be 1 or more"),
     ],
 )

@@ -13,7 +13,6 @@ from waits import Waits
 
 from kindred import losses
 from kindred.callbacks.guard import Guard
-from kindred.callbacks.linear_probe import LinearProbeCallback
 from kindred.callbacks.train_metrics import TrainMetrics
 from kindred.data.images import views
 from kindred.data.images.datamodule import ImageDataModule
@@ -92,8 +91,6 @@ class Training:
         made = self.module.configure_optimizers()
         self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
         self.callbacks = [Guard(), TrainMetrics()]
-        if device != "cpu":  # Adam keeps the number of its steps on the host, and reads it there
-            self.callbacks.append(LinearProbeCallback())
         for callback in self.callbacks:
             callback.setup(self.trainer, self.module, "fit")
             callback.on_fit_start(self.trainer, self.module)

@@ -13,7 +13,7 @@ from kindred.runs.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_metrics
 
 LINE = re.compile(
-    r"epoch (\d)/3(?:  loss ([\d.]+))?  kNN ([\d.]+)(?:  linear ([\d.]+)  [\d,]+ images/s  (\d:\d\d:\d\d) left)?\n"
+    r"epoch (\d)/3(?:  loss ([\d.]+))?  kNN ([\d.]+)  linear ([\d.]+)(?:  [\d,]+ images/s  (\d:\d\d:\d\d) left)?\n"
 )
 BAR = "trainer.enable_progress_bar=true"
 

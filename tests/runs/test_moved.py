@@ -46,6 +46,7 @@ def test_it_goes_on_to_the_end_that_it_would_have_had(cut):
     assert resume(cut) == 0
     ended, whole = kindred.load_run(cut).metrics, read_columns(BEFORE / "whole.csv")
     assert ended.keys() == whole.keys()
-    for name in whole.keys() - {"train/images_per_second"}:
+    # The linear probe was another one then, and the cut run's begins only now.
+    for name in whole.keys() - {"train/images_per_second", "val/linear_top1", "val/linear_top5"}:
         # Not to the bit: another processor rounds otherwise than the one that wrote the file.
         np.testing.assert_allclose(ended[name], whole[name], rtol=5e-3, atol=0.01, err_msg=name)

@@ -45,6 +45,10 @@ def test_summary_is_the_last_epoch_with_base_lines_and_best_values(run):
     assert summary["val/knn_top1"] == knn[-1]
     assert summary["val/knn_top1_best"] == knn[1:].max()
     assert summary["pixels/knn_top1"] > 0.9  # digits are that easy
+    linear = metrics["val/linear_top1"][~np.isnan(metrics["val/linear_top1"])]
+    assert len(linear) == 4
+    assert (summary["untrained/linear_top1"], summary["val/linear_top1"]) == (linear[0], linear[-1])
+    assert summary["pixels/linear_top1"] > 0.9
     assert summary["epochs"] == 3
     assert summary["seconds"] > 0
     assert summary["images_per_second"] > 0
@@ -58,7 +62,8 @@ def test_metrics_have_the_documented_names(run):
         *("train/positive_similarity", "train/negative_similarity", "train/information_bound"),
         *("train/alignment", "train/projector_alignment"),
         *(f"val/{of}{name}" for of in ("", "projector_") for name in ("uniformity", "tolerance", "effective_rank")),
-        *("val/knn_top1", "val/knn_top5", "val/linear_top1", "val/linear_top5", "pixels/knn_top1", "pixels/knn_top5"),
+        *("val/knn_top1", "val/knn_top5", "val/linear_top1", "val/linear_top5"),
+        *(f"pixels/{probe}_top{k}" for probe in ("knn", "linear") for k in (1, 5)),
     }
     np.testing.assert_allclose(metrics["epoch"], metrics["step"] / 4)
     assert np.all(np.diff(metrics["step"]) > 0)
@@ -87,6 +92,24 @@ def test_a_loaded_run_scores_what_the_run_scored(run):
     scores = knn_classify(bank, bank_labels, query, knn.k, knn.temperature, datamodule.num_classes)
     accuracy = (scores.argmax(dim=1) == query_labels).double().mean().item()
     assert accuracy == pytest.approx(loaded.summary["val/knn_top1"], abs=1e-6)
+
+
+def test_the_linear_accuracy_of_a_run_is_that_of_the_judge(run):
+    """The judge is `kindred evaluate`'s, to which the bank's last tenth is val and the run's val images are test."""
+    from kindred.evaluation.judge import Encoded, judge
+    from kindred.evaluation.linear import hold_out
+
+    loaded = kindred.load_run(run)
+    datamodule = loaded.datamodule()
+    datamodule.setup()
+    with torch.inference_mode():
+        encoded = [encode(loaded.encoder, datamodule, loader) for loader in datamodule.val_dataloader()]
+    (bank, bank_labels), (query, query_labels) = [[part.clone() for part in pair] for pair in encoded]
+    held_out = hold_out(bank_labels)
+    train, val = (Encoded(bank[rows], bank_labels[rows]) for rows in (~held_out, held_out))
+    scores, _ = judge(train, val, query, datamodule.num_classes)
+    accuracy = (scores["linear"].argmax(dim=1) == query_labels).double().mean().item()
+    assert accuracy == pytest.approx(loaded.summary["val/linear_top1"], abs=2.5 / len(query_labels))
 
 
 def encode(encoder, datamodule, loader):

@@ -34,7 +34,7 @@ def summary(run):
 def test_unlabelled_images_train_and_the_labelled_bank_judges(tmp_path):
     source = "data.source._target_=test_train_data.UnlabelledDigits"
     assert start(tmp_path / "run", [source]) == 0
-    assert summary(tmp_path / "run")["val/linear_top1"] > 0.5  # of ten digits; learnt from the bank after each epoch
+    assert summary(tmp_path / "run")["val/linear_top1"] > 0.5  # of ten digits; the labels are the bank's
     assert summary(tmp_path / "run")["val/knn_top1"] > 0.5
 
 

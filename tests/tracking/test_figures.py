@@ -71,6 +71,8 @@ def test_curves_are_drawn_from_what_there_is(tmp_path):
     draw_curves(tmp_path / "loss.png", metrics)
     accuracies = {"val/knn_top1": np.array([0.1, nan, 0.5]), "pixels/knn_top1": np.array([0.2, nan, nan])}
     draw_curves(tmp_path / "both.png", metrics | accuracies)
+    draw_curves(tmp_path / "more.png", metrics | accuracies | {"pixels/linear_top1": np.array([0.4, nan, nan])})
+    assert not np.array_equal(pixels(tmp_path / "more.png"), pixels(tmp_path / "both.png"))
     assert len(np.unique(pixels(tmp_path / "both.png"), axis=0)) > len(np.unique(pixels(tmp_path / "loss.png"), axis=0))
 
 
@@ -78,6 +80,8 @@ def test_the_closing_table_has_base_lines_first_and_lines_to_copy():
     summary = {
         "pixels/knn_top1": 0.41,
         "untrained/knn_top1": 0.52,
+        "pixels/linear_top1": 0.45,
+        "untrained/linear_top1": 0.58,
         "val/knn_top1": 0.73,
         "val/knn_top1_best": 0.74,
         "val/linear_top1": 0.65,
@@ -89,7 +93,10 @@ def test_the_closing_table_has_base_lines_first_and_lines_to_copy():
     console = Console(file=io.StringIO(), width=60)
     print_summary(summary, Path("logs/photos/simclr/20260101-000000-abcd"), console)
     text = console.file.getvalue()
-    order = [text.index(number) for number in ("0.410", "0.520", "0.730", "0.740", "0.650", "61 s", "2 files")]
+    order = [
+        text.index(number)
+        for number in ("0.410", "0.520", "0.450", "0.580", "0.730", "0.740", "0.650", "61 s", "2 files")
+    ]
     assert order == sorted(order)
     assert "make train RESUME=logs/photos/simclr/20260101-000000-abcd EPOCHS=<more>" in text
     assert "test split" not in text

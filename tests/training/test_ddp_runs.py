@@ -32,14 +32,18 @@ PHOTOS = [
 
 
 def assert_same_experiment(one, other):
-    """Two run directories agree: loss curves and similarities to 1e-5, accuracies to the image, weights to 1e-4 relative."""
+    """Two run directories agree: loss curves and similarities to 1e-5, accuracies to the image, weights to 1e-4 relative.
+
+    Linear accuracies to two images: of the same features they are the same to the image (test_probes_on_ranks), but these
+    differ in rounding, of which a fit that ends at a tolerance makes as much as that.
+    """
     rows, others = (read_metrics(path / "metrics.csv") for path in (one, other))
     assert [row["step"] for row in rows] == [row["step"] for row in others]
     for row, its in zip(rows, others, strict=True):
         assert row.keys() == its.keys()
         for name in row.keys() - TIMES:
-            exact = "_top" in name
-            assert row[name] == pytest.approx(its[name], rel=0, abs=0 if exact else 1e-5), (name, row["step"])
+            difference = 2.5 / 359 if "/linear_top" in name else 0 if "_top" in name else 1e-5
+            assert row[name] == pytest.approx(its[name], rel=0, abs=difference), (name, row["step"])
     weights, its = (read_checkpoint(path / "checkpoints" / "last.ckpt")["state_dict"] for path in (one, other))
     for name in weights:
         assert (weights[name] - its[name]).double().norm() <= 1e-4 * its[name].double().norm(), name

@@ -13,6 +13,7 @@ from kindred.training.trainer import Trainer
 
 BANK, QUERY = 0, 1  # the order of DataModule.val_dataloader
 PROJECTED = 2  # the query images again, as the projector's output
+INPUT_BANK = 100_000  # examples; beyond this the bank's inputs would not fit next to a training run
 
 
 class Features(NamedTuple):
@@ -30,10 +31,14 @@ class Features(NamedTuple):
 
 
 class FeatureStore(Callback):
-    """Keeps what validation encoded until the next validation starts, and sees to it that the last epoch is evaluated."""
+    """Keeps what validation encoded until the next validation starts, and sees to it that the last epoch is evaluated.
+
+    With the untrained encoder it keeps the inputs too, until that evaluation ends: what is read from them is the base line.
+    """
 
     def __init__(self) -> None:
         self._batches: tuple[list, list, list] = ([], [], [])
+        self._inputs: tuple[list, list] = ([], [])
 
     def on_train_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
         self.on_train_epoch_start(trainer, module)  # which a resume in mid-epoch leaves out
@@ -43,7 +48,10 @@ class FeatureStore(Callback):
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_epoch_start(self, trainer: Trainer, module: ContrastiveModule) -> None:
-        self._batches = ([], [], [])
+        self._batches, self._inputs = ([], [], []), ([], [])
+
+    def on_validation_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
+        self._inputs = ([], [])
 
     def on_validation_batch_end(
         self,
@@ -57,6 +65,10 @@ class FeatureStore(Callback):
         self._batches[dataloader_idx].append((outputs["features"].detach().float(), batch.labels))
         if dataloader_idx == QUERY:
             self._batches[PROJECTED].append((outputs["projections"].detach().float(), batch.labels))
+        if trainer.global_step == 0 and len(trainer.datamodule.bank) <= INPUT_BANK:
+            features = trainer.datamodule.views.as_features(batch.views[0])
+            if features is not None:
+                self._inputs[dataloader_idx].append(features)
 
     def _features(self, which: int) -> Features:
         if not self._batches[which]:
@@ -80,6 +92,16 @@ class FeatureStore(Callback):
     def projected(self) -> Features:
         """The held-out images' projections, on which the temperature acts: this rank's shard."""
         return self._features(PROJECTED)
+
+    @property
+    def inputs(self) -> tuple[Features, Features] | None:
+        """Bank and query as they are before the encoder: this rank's shards. None: not now, or there is no such thing."""
+        if not self._inputs[BANK]:
+            return None
+        for parts in self._inputs:
+            parts[:] = [torch.cat(parts)]
+        bank, query = (parts[0] for parts in self._inputs)
+        return self.bank._replace(features=bank), self.query._replace(features=query)
 
 
 def feature_store(trainer: Trainer) -> FeatureStore:

@@ -2,18 +2,14 @@
 
 from typing import Any
 
-import torch
 from lightning import Callback
 
-from kindred.callbacks.feature_store import BANK, Features, feature_store
+from kindred.callbacks.feature_store import Features, feature_store
 from kindred.callbacks.record import record
-from kindred.data.loading import ViewBatch
 from kindred.evaluation.accuracy import top_k_accuracies
 from kindred.evaluation.knn import knn_scores
 from kindred.models.contrastive import ContrastiveModule
 from kindred.training.trainer import Trainer
-
-INPUT_BANK = 100_000  # examples; beyond this the bank's inputs would not fit next to a training run
 
 
 class KNNCallback(Callback):
@@ -35,7 +31,6 @@ class KNNCallback(Callback):
         self.k = k
         self.temperature = temperature
         self.every_n_epochs = every_n_epochs
-        self._inputs: tuple[list, list] = ([], [])
 
     def setup(self, trainer: Trainer, module: ContrastiveModule, stage: str) -> None:
         every = trainer.check_val_every_n_epoch
@@ -45,20 +40,6 @@ class KNNCallback(Callback):
                 f"{every}, which says how often there are features at all: set the latter"
             )
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        module: ContrastiveModule,
-        outputs: Any,
-        batch: ViewBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if trainer.global_step == 0 and len(trainer.datamodule.bank) <= INPUT_BANK:
-            features = trainer.datamodule.views.as_features(batch.views[0])
-            if features is not None:
-                self._inputs[dataloader_idx].append(features)
-
     def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step and not last and (trainer.current_epoch + 1) % self.every_n_epochs:
@@ -66,13 +47,8 @@ class KNNCallback(Callback):
         store = feature_store(trainer)
         split = trainer.datamodule.monitor
         record(trainer, self._accuracies(f"{split}/knn", store.bank, store.query, trainer))
-        if self._inputs[BANK]:
-            bank, query = (
-                features._replace(features=torch.cat(inputs))
-                for features, inputs in zip((store.bank, store.query), self._inputs, strict=True)
-            )
-            record(trainer, self._accuracies("pixels/knn", bank, query, trainer))
-            self._inputs = ([], [])
+        if store.inputs:
+            record(trainer, self._accuracies("pixels/knn", *store.inputs, trainer))
 
     def _accuracies(self, name: str, bank: Features, query: Features, trainer: Trainer) -> dict[str, Any]:
         query = query.gathered()

@@ -14,10 +14,12 @@ CALLBACKS = {
         *("train/loss", "train/positive_similarity", "train/negative_similarity", "train/information_bound"),
         *("train/temperature", "train/lr", "train/images_per_second", "seconds", "images_per_second"),
     ),
-    "kindred.callbacks.knn.KNNCallback": tuple(
-        f"{on}/knn_{top}" for on in ("split", "untrained", "pixels") for top in TOP
-    ),
-    "kindred.callbacks.linear_probe.LinearProbeCallback": tuple(f"split/linear_{top}" for top in TOP),
+    **{
+        f"kindred.callbacks.{callback}": tuple(
+            f"{on}/{probe}_{top}" for on in ("split", "untrained", "pixels") for top in TOP
+        )
+        for callback, probe in (("knn.KNNCallback", "knn"), ("linear_probe.LinearProbeCallback", "linear"))
+    },
     "kindred.callbacks.geometry.GeometryCallback": (
         *("train/alignment", "train/projector_alignment"),
         *(f"split/{of}{name}" for of in ("", "projector_") for name in GEOMETRY),

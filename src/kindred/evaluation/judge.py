@@ -31,7 +31,8 @@ def judge(
         refit: fit the linear classifier to train and val once its penalty is chosen.
 
     Returns:
-        The scores, and `knn_k`, `knn_temperature`, `linear_penalty` with the accuracies on val that made them win.
+        The scores, and `knn_k`, `knn_temperature`, `linear_penalty` with their accuracies on val. That of kNN made it win;
+        the penalty won by its cross-entropy there.
     """
     k, temperature, knn_top1 = choose_knn(train, val, num_classes)
     linear = linear_probe(*train, *val, num_classes, refit=refit)

@@ -60,7 +60,7 @@ def evaluate(
     """
     import torch
 
-    from kindred.callbacks.knn import INPUT_BANK
+    from kindred.callbacks.feature_store import INPUT_BANK
     from kindred.evaluation.accuracy import confusion_matrix, top_k_accuracies
     from kindred.evaluation.judge import judge
     from kindred.runs.features import cut, encode

@@ -1,4 +1,4 @@
-"""Classes that a config.yaml may name by where they were when the run was written."""
+"""What a config.yaml may say that was right when its run was written: places of classes, arguments they no longer take."""
 
 from typing import Any
 
@@ -22,14 +22,18 @@ MOVED = {
     "kindred.wandb_logger.WandbLogger": "kindred.tracking.wandb_logger.WandbLogger",
 }
 
+# The probe that learned online had them; its successor is fitted to convergence.
+GONE = {"kindred.callbacks.linear_probe.LinearProbeCallback": {"lr", "bank_epochs", "bank_batch"}}
 
-def present_names(node: Any) -> Any:
-    """Plain settings, copied, with each `_target_` by its present name."""
+
+def present_form(node: Any) -> Any:
+    """Plain settings, copied, with each `_target_` by its present name and without what it no longer takes."""
     if isinstance(node, list):
-        return [present_names(value) for value in node]
+        return [present_form(value) for value in node]
     if not isinstance(node, dict):
         return node
-    named = {key: present_names(value) for key, value in node.items()}
-    if isinstance(target := named.get("_target_"), str):
-        named["_target_"] = MOVED.get(target, target)
-    return named
+    form = {key: present_form(value) for key, value in node.items()}
+    if isinstance(target := form.get("_target_"), str):
+        form["_target_"] = MOVED.get(target, target)
+        form = {key: value for key, value in form.items() if key not in GONE.get(form["_target_"], ())}
+    return form

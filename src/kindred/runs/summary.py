@@ -23,8 +23,9 @@ def print_summary(summary: dict[str, float], directory: Path, console: Console |
         if values[0] is not None:
             table.add_row(label, *("" if value is None else f"{value:.3f}" for value in values))
 
-    accuracy("kNN on raw pixels", "pixels/knn")
-    accuracy("kNN, untrained encoder", "untrained/knn")
+    for probe, name in (("kNN", "knn"), ("linear probe", "linear")):
+        accuracy(f"{probe} on raw pixels", f"pixels/{name}")
+        accuracy(f"{probe}, untrained encoder", f"untrained/{name}")
     for split in ("val", "test"):
         on = "" if split == "val" else " on the test split"
         accuracy(f"kNN, last epoch{on}", f"{split}/knn")

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from kindred.config import ConfigError, YamlLoader
-from kindred.runs.moved import present_names
+from kindred.runs.moved import present_form
 
 OPTIMISERS = frozenset({"kindred.optimisers.lars.LARS", "torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"})
 
@@ -108,7 +108,7 @@ def as_plain_settings(settings: Any, where: str) -> dict[str, Any]:
         if fault := _fault(place, value):
             name = place[:200] if place.isprintable() else ascii(place[:200])
             raise ConfigError(f"{where}: {name}: {fault}")
-    return present_names(settings)
+    return present_form(settings)
 
 
 def _fault(place: str, value: Any) -> str | None:

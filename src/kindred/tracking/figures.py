@@ -109,9 +109,9 @@ def draw_curves(path: Path, metrics: dict[str, np.ndarray]) -> None:
         if kind in colours and not name.startswith("pixels"):
             there = ~np.isnan(values)
             below.plot(epoch[there], values[there], "o-", markersize=3, color=colours[kind], label=written(name, 30))
-    if "pixels/knn_top1" in metrics:
-        pixels = np.nanmax(metrics["pixels/knn_top1"])
-        below.axhline(pixels, color=QUIET, linestyle="--", linewidth=1, label="pixels/knn_top1")
+    for name, style in (("pixels/knn_top1", "--"), ("pixels/linear_top1", ":")):
+        if name in metrics:
+            below.axhline(np.nanmax(metrics[name]), color=QUIET, linestyle=style, linewidth=1, label=name)
     if below.lines:
         below.legend(fontsize=8, loc="lower right")
     below.set_ylabel("accuracy")

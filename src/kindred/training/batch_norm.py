@@ -45,7 +45,9 @@ class SyncBatchNorm(_BatchNorm):
     def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
         """Move the running statistics; their variance is the unbiased one, of `count` values."""
         tracked, means, variances = self.num_batches_tracked, self.running_mean, self.running_var
-        assert tracked is not None and means is not None and variances is not None
+        assert tracked is not None
+        assert means is not None
+        assert variances is not None
         tracked.add_(1)
         momentum = 1 / int(tracked) if self.momentum is None else self.momentum
         means.lerp_(mean.to(means.dtype), momentum)
