@@ -28,6 +28,7 @@ from torchvision.datasets.vision import VisionDataset
 from kindred.config import build, check, compose
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.train import quieten
+from kindred.runs.weights import bound_settings
 from kindred.tracking.csv_logger import MetricsCSV
 from kindred.training.checkpoints import AtomicCheckpointIO
 
@@ -75,7 +76,7 @@ def train_kindred(overrides: Sequence[str], directory: Path, callbacks: Sequence
         default_root_dir=str(directory),
         callbacks=[*build(config, "callbacks").values(), *callbacks],
         logger=[MetricsCSV(directory)],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(bound_settings(config))],
     )
     trainer.speed_up(module)
     trainer.fit(module, datamodule)
