@@ -24,7 +24,7 @@ from report import save
 
 from kindred import load_run
 
-COLUMNS = ("pixels/knn_top1", "untrained/knn_top1", "{split}/knn_top1", "{split}/linear_top1")
+COLUMNS = tuple(f"{of}/{probe}_top1" for probe in ("knn", "linear") for of in ("pixels", "untrained", "{split}"))
 
 
 def run(model: str, data: str, seed: int, directory: Path, overrides: list[str]) -> dict[str, float]:
@@ -62,8 +62,9 @@ if __name__ == "__main__":
             command = f"make train MODEL={model}" + (f" DATA={arguments.data}" if arguments.data != "photos" else "")
             rows.append(f"| `{command}` | {' | '.join(cells)} | {runs[0]['epochs']:g} | {seconds:.0f} |")
             print(rows[-1], flush=True)
-    head = "| command | kNN, raw pixels | kNN, untrained | kNN | linear probe | epochs | seconds |"
-    markdown = "\n".join([head, "|---|---:|---:|---:|---:|---:|---:|", *rows])
+    of = ("raw pixels", "untrained", "trained")
+    head = ["command", *(f"{probe}, {what}" for probe in ("kNN", "linear") for what in of), "epochs", "seconds"]
+    markdown = "\n".join([f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|", *rows])
     notes = (
         f"{split} images, last epoch, mean ± standard deviation, n = {len(arguments.seeds)}, seeds {arguments.seeds}"
     )
