@@ -4,7 +4,8 @@
     environment.json    command, git commit and difference, versions, hardware, and each resume
     metrics.csv         one row per step that logged something
     summary.json        flat: a metric's name -> its value at the last epoch, base lines, best values
-    checkpoints/        last.ckpt, best.ckpt
+    checkpoints/        last.ckpt, best.ckpt, and previous.ckpt, the way back if last.ckpt is damaged
+    .lock               while a process writes here: which one
     figures/            views.png, curves.png, neighbours.png; of an evaluation confusion.png, map.png
     evaluation.json     of `kindred evaluate`: accuracies on the test split (evaluation-<data>.json: on another data set's)
     export/             of `kindred export`: the encoder as a file, with a model card

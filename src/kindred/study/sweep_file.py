@@ -17,7 +17,6 @@ import difflib
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ import yaml
 from omegaconf import DictConfig
 
 from kindred.callbacks.metric_names import metric_names
-from kindred.config import ConfigError, compose
+from kindred.config import ConfigError, YamlLoader, compose
 from kindred.config_files import config_names, find_config
 from kindred.files import write_atomically
 
@@ -145,7 +144,7 @@ def read_sweep(name: str) -> SweepFile:
         names = ", ".join(config_names("sweep"))
         raise ConfigError(f"sweep={name}: there is no configs/sweep/{name}.yaml, and no such file. Choices: {names}")
     try:
-        documents = [d if isinstance(d, dict) else {} for d in yaml.load_all(path.read_text(), _Loader)] or [{}]
+        documents = [d if isinstance(d, dict) else {} for d in yaml.load_all(path.read_text(), YamlLoader)] or [{}]
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     try:
@@ -263,15 +262,6 @@ def _as_written(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that reads 1e-3 as a number, as OmegaConf and people do."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def sweep_directory(sweep: SweepFile, config: DictConfig) -> Path:
