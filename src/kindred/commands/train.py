@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kindred.commands.command_line import Parser, overrides, say_own_configs
-from kindred.commands.errors import on_purpose
+from kindred.commands.errors import report
 from kindred.config_files import config_names, default_choices
+from kindred.errors import AbsentError, lines
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -68,14 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train(config)
         return 0
     except Exception as error:
-        if not on_purpose(error):
-            raise
         # Until the ranks have met, all see the same settings, and the same fault in them; later on, each its own.
         if launch.rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
-        elif launch.met():
-            print(f"error on rank {launch.rank()}: {error}", file=sys.stderr)
-        return 1
+            return report(error)
+        return report(error, f"error on rank {launch.rank()}") if launch.met() or lines(error) is None else 1
     except (SystemExit, KeyboardInterrupt) as stop:
         interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
         # Lightning's, not imported here for the sake of a quick start; Ctrl-C it ends by a status of its own.
@@ -112,7 +109,10 @@ def configure(arguments: Sequence[str]) -> "DictConfig":
         )
     if launch.rank() == 0:
         say_own_configs()
-    return compose(words)
+    config = compose(words)
+    if config.init_from is not None and not Path(config.init_from).exists():
+        raise AbsentError(f"init_from: {config.init_from}: there is no such run directory, or weights file")
+    return config
 
 
 def choices_and_keys(words: Sequence[str]) -> str:

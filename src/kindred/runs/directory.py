@@ -114,6 +114,7 @@ def describe_environment() -> dict[str, Any]:
 
     return {
         "command": " ".join(["python", "-m", "kindred", "train", *sys.argv[1:]]) if sys.argv else "",
+        "directory": os.getcwd(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git_commit": git("rev-parse", "HEAD"),
         "git_diff": git("diff", "HEAD"),
@@ -149,7 +150,8 @@ def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[st
             class that is not trusted.
         FileNotFoundError: `directory` holds no run.
     """
-    config = load_run(directory, trust).trusted(*PARTS)
+    run = load_run(directory, trust)
+    config = run.trusted(*PARTS)
     for override in sorted(overrides, key=lambda text: not text.startswith("trainer=")):  # which says less than a key
         key, _, value = override.partition("=")
         if key == "trainer":
@@ -171,6 +173,7 @@ def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[st
                 f"{override}: a run goes on as it began; only trainer=... and the keys of trainer may change on resume "
                 f"({', '.join(str(k) for k in config.trainer if k != '_target_')}). For anything else start a new run"
             )
+    run.find_data(config)
     config.resume = str(directory)
     return config
 
