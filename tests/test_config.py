@@ -103,9 +103,13 @@ def test_a_class_that_cannot_be_imported_is_named():
 )
 def test_what_cannot_work_is_refused_before_or_by_the_constructor(key, override, message):
     config = compose([override] if isinstance(override, str) else override)
-    with pytest.raises(ConfigError, match=message):
+
+    def check_and_build():
         check(config)
         build(config, key, **({"encoder": build(config, "encoder")} if key == "model" else {}))
+
+    with pytest.raises(ConfigError, match=message):
+        check_and_build()
 
 
 def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_functions():

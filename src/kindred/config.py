@@ -276,8 +276,8 @@ def build(config: DictConfig, key: str, **more: Any) -> Any:
         return instantiate(config[key], _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        # Lightning's MisconfigurationException is no ValueError.
-        if not isinstance(cause, KindredError | ValueError) and "Configuration" not in type(cause).__name__.title():
+        lightnings = type(cause).__name__ == "MisconfigurationException"  # which is no ValueError
+        if not lightnings and not isinstance(cause, KindredError | ValueError):
             raise cause from None
         where = re.search(r"full_key: (\S+)", str(error))
         place = where.group(1) if where else key

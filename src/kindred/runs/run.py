@@ -129,7 +129,8 @@ class Run:
                 config.data.source.cache_dir = str(started / cache)
         elif launch.rank() == 0:
             print(
-                f"data.source.root: {root} is no longer in {started}, where the run was started; taken from {Path.cwd()}",
+                f"data.source.root: {root} is not in {started}, where the run was started: it is read, or made, in "
+                f"{Path.cwd()}",
                 file=sys.stderr,
             )
 
