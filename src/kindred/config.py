@@ -20,6 +20,8 @@ from kindred.config_files import CONFIGS, config_names, default_choices, own_con
 from kindred.errors import ConfigError, KindredError
 from kindred.values import annotations, fault
 
+GIVEN = ("encoder", "views", "directory")  # arguments that whoever calls `build` adds
+
 # What train.yaml itself holds: nothing that is built has a signature for it.
 OWN_KEYS = {
     "seed": Annotated[int, Ge(0), Lt(2**32)],
@@ -87,12 +89,8 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     while config is None:
         try:
             config = _composed(words)
-        except (
-            HydraException,
-            OmegaConfBaseException,
-            YAMLError,
-            ValueError,
-        ) as error:  # Hydra lets the others through
+        # Hydra lets others than its own through.
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
             message = " ".join(str(error).partition("\nConfig search path:")[0].split())
             no_file = "Could not find '" in message
             if not no_file and any("Could not find '" in other for _, other in faults):
@@ -199,8 +197,6 @@ def check(config: DictConfig) -> None:
         ConfigError: a line for each value that is missing, unknown key, and value that is not what the annotation of its
             argument says; else, for the first value that does not resolve. Nothing is built.
     """
-    from omegaconf.errors import OmegaConfBaseException
-
     missing = [f'{key}: needs a value, for example ARGS="{key}=..."' for key in sorted(_missing(config))]
     signatures = {path: (node._target_, _parameters(path, node._target_)) for path, node in nodes(config)}
     unknown = [
@@ -210,6 +206,15 @@ def check(config: DictConfig) -> None:
         for key in OmegaConf.select(config, path)
         if not str(key).startswith("_") and key not in parameters
     ]
+    missing += [
+        f"{path}.{name}: {target} needs a value for it"
+        for path, (target, parameters) in signatures.items()
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if name not in (node := OmegaConf.select(config, path)).keys() and name not in GIVEN  # noqa: SIM118 - one that is ???
+        if not node.get("_partial_") and "_args_" not in node
+    ]
     # What is wrong is said at the key that was given; one that is computed from others comes second.
     for resolved in (False, True):
         faults = [*missing, *unknown, *_faults(config, "", OWN_KEYS)]
@@ -217,11 +222,23 @@ def check(config: DictConfig) -> None:
             faults += _faults(OmegaConf.select(config, path), f"{path}.", annotations(parameters))
         if faults:
             raise ConfigError(*faults)
-        try:
-            if not resolved:
-                OmegaConf.resolve(config)
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{error.full_key}: {error.msg or error}") from error
+        if not resolved:
+            resolve(config)
+
+
+def resolve(config: DictConfig) -> None:
+    """Fill in, in place, what is computed from other values.
+
+    Raises:
+        ConfigError: for the first value that cannot be.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        OmegaConf.to_container(config, resolve=True)  # in whose errors the key stands, unlike in those of the next line
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).partition(chr(10))[0]}") from error
 
 
 def _parameters(path: str, target: str) -> dict[str, inspect.Parameter]:

@@ -85,6 +85,9 @@ STARTS = [
     (TRAIN, "seed=-1", [r"seed must be 0 or more, less than 4294967296, got -1"]),
     (TRAIN, "seed=4294967296", [r"seed must be 0 or more, less than 4294967296, got 4294967296"]),
     (TRAIN, "views.views=[]", [r"views=\[\] must hold at least one View"]),
+    (TRAIN, "~data.batch_size", [r"data\.batch_size: .* needs a value for it"]),
+    (TRAIN, "views=small ~callbacks.checkpoints trainer.max_epochs=0", [r"trainer\.max_epochs must be 1 or more"]),
+    (["train", "--cfg"], "data.batch_size=many", [r"model\.optimizer\.lr: "]),
     # Names
     (TRAIN, "model=simcrl", [r"model=simcrl: there is no configs/model/simcrl\.yaml; did you mean 'simclr'"]),
     (TRAIN, "model=simcrl data=photo", [r"data=photo: .*'photos'", r"model=simcrl: .*'simclr'"]),
@@ -93,6 +96,7 @@ STARTS = [
     (TRAIN, "modle=simclr", [r"modle"]),
     (TRAIN, "+model.tau=3", [r"model\.tau: .*takes no 'tau'"]),
     (TRAIN, "simclr", [r"simclr: write key=value.*did you mean model=simclr"]),
+    (TRAIN, "model.hidden_dim=${sizes}", [r"model\.hidden_dim: Interpolation key 'sizes' not found"]),
     (TRAIN, "model.loss=triplets", [r"model\.loss must be one of .*got 'triplets'"]),
     (TRAIN, "model.loss_options={alpha:1}", [r"model\.loss_options\.alpha: contrastive has no such option"]),
     (TRAIN, "encoder._target_=my.Encoder", [r"encoder\._target_: 'my\.Encoder' cannot be imported"]),
@@ -222,7 +226,7 @@ def test_a_wrong_start_takes_a_line_for_each_thing_to_mend(start, wrong, expecte
     monkeypatch.chdir(place)
     before = files(place)
     try:
-        status = main([*start, *wrong.format(run=run).split()] if "{run}" in wrong else [*start, *wrong.split()])
+        status = main([*start, *wrong.replace("{run}", str(run)).split()])
     except SystemExit as stop:  # argparse's
         status = stop.code
     lines = capfd.readouterr().err.splitlines()

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.read(arguments)
     from omegaconf import OmegaConf  # these take longer than a shell's completion may
 
+    from kindred.config import resolve
     from kindred.runs.train import train
     from kindred.training import launch
 
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         config = configure(options.overrides)
         if options.cfg:
-            print(OmegaConf.to_yaml(config, resolve=True))
+            resolve(config)
+            print(OmegaConf.to_yaml(config))
             return 0
         train(config)
         return 0
