@@ -268,14 +268,15 @@ def _missing(config: Any, path: str = "") -> Iterator[str]:
 def _faults(node: DictConfig, prefix: str, expected: Mapping[str, Any]) -> list[str]:
     """What is wrong with the values of `node`; those that are computed from others, or built from a node, are left out."""
     found = []
-    for key in node:
-        if key in expected and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
-            value = node._get_node(key)
-            if any(nodes(value)) or "${" in str(value):
-                continue
-            plain = OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else node[key]
-            if wrong := fault(plain, expected[key]):
-                found.append(f"{prefix}{key} {wrong}")
+    for key, annotation in expected.items():
+        value = node._get_node(key, validate_access=False)
+        if value is None or OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
+            continue
+        if any(nodes(value)) or "${" in str(value):
+            continue
+        plain = OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else node[key]
+        if wrong := fault(plain, annotation):
+            found.append(f"{prefix}{key} {wrong}")
     return found
 
 

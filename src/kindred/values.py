@@ -7,7 +7,7 @@ A whole number will do for any number, a list for a tuple; nothing else is conve
 import inspect
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -25,34 +25,24 @@ PLURAL = {int: "whole numbers", float: "numbers", bool: "true or false", str: "t
 
 def fault(value: Any, annotation: Any) -> str | None:
     """What is wrong with a `value` of plain types, in the words that follow its key; None: nothing that could be told."""
-    from pydantic import ValidationError
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticUserError
+    from pydantic_core import SchemaError
 
-    adapter = None if annotation in (inspect.Parameter.empty, Any) else _adapter(annotation)
-    if adapter is None:
+    if annotation in (inspect.Parameter.empty, Any):
         return None
+    an_object = partial if getattr(annotation, "_is_protocol", False) else annotation  # pydantic knows no protocols
     try:
-        adapter.validate_json(json.dumps(value), strict=True)  # there a list may be a tuple
+        adapter = TypeAdapter(an_object, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
+        adapter.validate_json(json.dumps(value, default=str), strict=True)  # where a list may be a tuple
     except ValidationError as error:
         kinds = {found["type"] for found in error.errors()}
         bounds = [text for member in _members(annotation) if (text := _bounds(member))]
         within = len(bounds) == 1 and any(kind.startswith(("greater_than", "less_than")) for kind in kinds)
         return f"must be {bounds[0] if within else describe(annotation)}, got {value_text(value)}"
+    except (PydanticUserError, SchemaError, NameError):  # an annotation that says nothing to pydantic
+        pass
     return None
-
-
-@cache
-def _adapter(annotation: Any) -> Any:
-    """What checks values; None where an annotation says nothing that pydantic understands."""
-    from pydantic import ConfigDict, TypeAdapter
-    from pydantic.errors import PydanticUserError
-    from pydantic_core import SchemaError
-
-    if getattr(annotation, "_is_protocol", False):  # an object all the same
-        annotation = partial
-    try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
-    except (PydanticUserError, SchemaError, NameError):
-        return None
 
 
 def annotations(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
@@ -63,7 +53,7 @@ def annotations(parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
 
 def value_text(value: Any) -> str:
     """A value as a command line has it."""
-    return repr(value) if isinstance(value, str) else json.dumps(value)
+    return repr(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def describe(annotation: Any) -> str:
