@@ -106,7 +106,10 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
             choices = config.pop("hydra").runtime.choices
     wrong_values = [] if config is None else _faults(config, "", OWN_KEYS)
     if config is None or faults or wrong_values:
-        raise ConfigError(*(_explain(*found, config) for found in faults), *wrong_values)
+        error = ConfigError(*(_explain(*found, config) for found in faults), *wrong_values)
+        if not any("Could not find '" in message for _, message in faults):  # else it is not what was meant
+            error.rest = config if any("." in word.partition("=")[0] for word in words) else None
+        raise error
     with open_dict(config):
         config.choices = {group: choices[group] for group in ("model", "data", "encoder", "views", "trainer")}
         config.choices.experiment = choices.get("experiment")

@@ -1,12 +1,19 @@
 """What Kindred raises on purpose: the message is for who typed a command, and says all that there is to say."""
 
+from typing import Any
+
 
 class KindredError(Exception):
     """The cause lies outside the code: a command prints the message and no traceback."""
 
 
 class ConfigError(KindredError, ValueError):
-    """Settings or files that cannot work. Each argument is one line: the key or file, the value, and what would be right."""
+    """Settings or files that cannot work. Each argument is one line: the key or file, the value, and what would be right.
+
+    `rest` is a configuration without what is wrong so far, where more may be wrong in it that takes longer to find.
+    """
+
+    rest: Any = None
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))

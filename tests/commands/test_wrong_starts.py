@@ -107,6 +107,11 @@ STARTS = [
     ),
     (
         TRAIN,
+        "model.temprature=1 seed=two data.batch_size=2.5",
+        [r"model\.temprature: ", r"^error: seed must", r"data\.batch_size must"],
+    ),
+    (
+        TRAIN,
         "+model.tau=1 model.temperature=0 trainer.max_epochs=three data.num_workers=-1",
         [r"model\.tau: ", r"model\.temperature must", r"trainer\.max_epochs must", r"data\.num_workers must"],
     ),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from kindred.commands.command_line import Parser, overrides, say_own_configs
 from kindred.commands.errors import report
 from kindred.config_files import config_names, default_choices
-from kindred.errors import AbsentError, lines
+from kindred.errors import AbsentError, ConfigError, lines
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -73,7 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         # Until the ranks have met, all see the same settings, and the same fault in them; later on, each its own.
         if launch.rank() == 0:
-            return report(error)
+            status = report(error)
+            if isinstance(error, ConfigError) and error.rest is not None:
+                report_rest(error)
+            return status
         return report(error, f"error on rank {launch.rank()}") if launch.met() or lines(error) is None else 1
     except (SystemExit, KeyboardInterrupt) as stop:
         interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
@@ -91,12 +94,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if launch.handed_down() else 130 if interrupted else int(stop.code or 143)
 
 
+def report_rest(error: ConfigError) -> None:
+    """What else is wrong, where names were: this needs the classes, whose imports the first lines did not wait for."""
+    from kindred.config import check
+
+    try:
+        check(error.rest)
+    except ConfigError as more:
+        if lines_left := [line for line in more.args if line not in error.args]:
+            report(ConfigError(*lines_left))
+
+
 def configure(arguments: Sequence[str]) -> "DictConfig":
     """The configuration for command-line overrides; with `resume=<run directory>`, that run's, unchanged but for trainer.
 
     With `trust=[<class>, ...]` classes of one's own, in a run that someone else has started, are built too.
     """
-    from kindred.config import ConfigError, compose
+    from kindred.config import compose
     from kindred.runs.directory import resumed_config
     from kindred.training import launch
 
