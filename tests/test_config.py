@@ -97,16 +97,19 @@ def test_a_class_that_cannot_be_imported_is_named():
         ("model", "model.warmup_epochs=-1", "model.warmup_epochs must be 0 or more, got -1"),
         ("encoder", ["encoder=resnet18", "encoder.name=resnet17"], "resnet17.*resnet18"),
         ("callbacks", "callbacks.knn.k=0", "callbacks.knn.k must be 1 or more, got 0"),
-        ("callbacks", "callbacks.knn.temperature=0", "callbacks.knn.temperature must be above 0, got 0"),
+        ("callbacks", "callbacks.knn.temperature=0", "callbacks.knn.temperature must be greater than 0, got 0"),
         ("callbacks", "callbacks.checkpoints.every_n_steps=0", "callbacks.checkpoints.every_n_steps must be 1 or more"),
     ],
 )
-def test_constructors_refuse_what_cannot_work(key, override, message):
+def test_what_cannot_work_is_refused_before_or_by_the_constructor(key, override, message):
     config = compose([override] if isinstance(override, str) else override)
-    check(config)
-    more = {"encoder": build(config, "encoder")} if key == "model" else {}
+
+    def check_and_build():
+        check(config)
+        build(config, key, **({"encoder": build(config, "encoder")} if key == "model" else {}))
+
     with pytest.raises(ConfigError, match=message):
-        build(config, key, **more)
+        check_and_build()
 
 
 def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_functions():

@@ -7,19 +7,27 @@
 import difflib
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from math import sqrt
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from annotated_types import Ge, Lt
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from kindred.config_files import CONFIGS, config_names, default_choices, own_configs
+from kindred.errors import ConfigError, KindredError
+from kindred.values import annotations, fault
 
+GIVEN = ("encoder", "views", "directory")  # arguments that whoever calls `build` adds
 
-class ConfigError(ValueError):
-    """A setting that cannot work. The message names the key, the value, and what would be right."""
+# What train.yaml itself holds: nothing that is built has a signature for it.
+OWN_KEYS = {
+    "seed": Annotated[int, Ge(0), Lt(2**32)],
+    "log_dir": str,
+    **dict.fromkeys(("init_from", "resume", "run_dir"), str | None),
+}
 
 
 class YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -69,25 +77,51 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """The configuration for Hydra overrides such as `["model=simclr", "model.temperature=0.2"]`.
 
     Raises:
-        ConfigError: a group, name or key that does not exist, with those that do.
+        ConfigError: the groups, names and keys that do not exist, with those that do, and values that the keys of train.yaml
+            itself cannot have.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     _search_own_configs()
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = hydra_compose("train", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:  # Hydra lets the others through
-        raise ConfigError(_explain(error, overrides)) from error
+    words, faults, config = list(overrides), [], None
+    while config is None:
+        try:
+            config = _composed(words)
+        # Hydra lets others than its own through.
+        except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+            message = " ".join(str(error).partition("\nConfig search path:")[0].split())
+            no_file = "Could not find '" in message
+            if not no_file and any("Could not find '" in other for _, other in faults):
+                break  # the file that was not found would have had the key, perhaps
+            wrong = [word for word in words if _is_about(error, message, word)]
+            faults.append((error, message))
+            if not wrong:  # it stands in a file: nothing can be left out to see what else is wrong
+                break
+            words = [word for word in words if word not in wrong]
+    choices = {}
+    if config is not None:
+        with open_dict(config):
+            choices = config.pop("hydra").runtime.choices
+    wrong_values = [] if config is None else _faults(config, "", OWN_KEYS)
+    if config is None or faults or wrong_values:
+        error = ConfigError(*(_explain(*found, config) for found in faults), *wrong_values)
+        if not any("Could not find '" in message for _, message in faults):  # else it is not what was meant
+            error.rest = config if any("." in word.partition("=")[0] for word in words) else None
+        raise error
     with open_dict(config):
-        choices = config.pop("hydra").runtime.choices
         config.choices = {group: choices[group] for group in ("model", "data", "encoder", "views", "trainer")}
         config.choices.experiment = choices.get("experiment")
     return config
+
+
+def _composed(words: Sequence[str]) -> DictConfig:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose("train", list(words), return_hydra_config=True)
 
 
 @cache
@@ -109,9 +143,16 @@ def _search_own_configs() -> None:
     Plugins.instance().register(OwnConfigs)
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    """Hydra's message in one line, with the names or keys that exist where it says that one does not."""
-    message = " ".join(str(error).partition("\nConfig search path:")[0].split())
+def _is_about(error: Exception, message: str, word: str) -> bool:
+    """Whether Hydra's error is about this override."""
+    if file := re.search(r"Could not find '([^']+)'", message):
+        return "/".join(word.lstrip("+").split("=", 1)) == file[1]
+    key = re.search(r"'([^']+)'", message)
+    return word == getattr(error, "override", None) or bool(key and word.lstrip("+~").partition("=")[0] == key[1])
+
+
+def _explain(error: Exception, message: str, config: DictConfig | None) -> str:
+    """Hydra's message with the names or keys that exist, in `config`, where it says that one does not."""
     if name := re.search(r"Could not find '([^']+)/([^'/]+)'", message):
         among = _among(name[2], config_names(name[1]), "Choices")
         return f"{name[1]}={name[2]}: there is no configs/{name[1]}/{name[2]}.yaml{among}"
@@ -119,12 +160,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         groups = [group for group in default_choices() if word in config_names(group)]
         meant = f"; did you mean {groups[0]}={word}?" if groups else f" ({message.partition(' See http')[0]})"
         return f"{word}: write key=value, and quotes around a value with special characters{meant}"
-    if override := re.search(r"Could not override '([^']+)'", message):
+    if config is not None and (override := re.search(r"Could not override '([^']+)'", message)):
         key = override[1]
-        others = [text for text in overrides if not text.lstrip("+~").startswith(f"{key}=")]
-        if len(others) == len(overrides):
-            return message  # a file of configs/ says it, not the command line
-        config = compose(others)
         parent, _, name = key.rpartition(".")
         while parent and OmegaConf.select(config, parent) is None:
             parent, _, name = parent.rpartition(".")
@@ -157,39 +194,102 @@ def nodes(config: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def check(config: DictConfig) -> None:
-    """Resolve `config` in place, and compare each key with the signature of the class that gets it.
+    """Resolve `config` in place, and compare each key and value with the signature of the class that gets it.
 
     Raises:
-        ConfigError: a value that is missing or does not resolve, a class that cannot be imported, an unknown key.
+        ConfigError: a line for each value that is missing, unknown key, and value that is not what the annotation of its
+            argument says; else, for the first value that does not resolve. Nothing is built.
     """
-    from hydra.utils import get_object
+    missing = [f'{key}: needs a value, for example ARGS="{key}=..."' for key in sorted(_missing(config))]
+    signatures = {path: (node._target_, _parameters(path, node._target_)) for path, node in nodes(config)}
+    unknown = [
+        f"{path}.{key}: {target} takes no {key!r}{_among(str(key), list(parameters), 'Arguments')}"
+        for path, (target, parameters) in signatures.items()
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values())
+        for key in OmegaConf.select(config, path)
+        if not str(key).startswith("_") and key not in parameters
+    ]
+    missing += [
+        f"{path}.{name}: {target} needs a value for it"
+        for path, (target, parameters) in signatures.items()
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if name not in (node := OmegaConf.select(config, path)).keys() and name not in GIVEN  # noqa: SIM118 - one that is ???
+        if not node.get("_partial_") and "_args_" not in node
+    ]
+    # What is wrong is said at the key that was given; one that is computed from others comes second.
+    for resolved in (False, True):
+        faults = [*missing, *unknown, *_faults(config, "", OWN_KEYS)]
+        for path, (_, parameters) in signatures.items():
+            faults += _faults(OmegaConf.select(config, path), f"{path}.", annotations(parameters))
+        if faults:
+            raise ConfigError(*faults)
+        if not resolved:
+            resolve(config)
+
+
+def resolve(config: DictConfig) -> None:
+    """Fill in, in place, what is computed from other values.
+
+    Raises:
+        ConfigError: for the first value that cannot be.
+    """
     from omegaconf.errors import OmegaConfBaseException
 
-    if missing := sorted(OmegaConf.missing_keys(config)):
-        raise ConfigError(f'{missing[0]}: needs a value, for example ARGS="{missing[0]}=..."')
     try:
+        OmegaConf.to_container(config, resolve=True)  # in whose errors the key stands, unlike in those of the next line
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {error.msg or error}") from error
-    for path, node in nodes(config):
-        try:
-            target = get_object(node._target_)
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{path}._target_: {node._target_!r} cannot be imported: {reason}") from error
-        parameters = inspect.signature(target).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise ConfigError(f"{error.full_key}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _parameters(path: str, target: str) -> dict[str, inspect.Parameter]:
+    from hydra.utils import get_object
+
+    try:
+        found = get_object(target)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}._target_: {target!r} cannot be imported: {reason}") from error
+    try:
+        signature = inspect.signature(found, eval_str=True)
+    except Exception:  # annotations that only a type checker can evaluate
+        signature = inspect.signature(found)
+    return {name: parameter for name, parameter in signature.parameters.items() if name != "self"}
+
+
+def _missing(config: Any, path: str = "") -> Iterator[str]:
+    """The keys that have no value, as OmegaConf.missing_keys gives them; that resolves what may not resolve yet."""
+    for key in range(len(config)) if isinstance(config, ListConfig) else config:
+        if OmegaConf.is_missing(config, key):
+            yield f"{path}{key}"
+        elif isinstance(value := config._get_node(key), DictConfig | ListConfig) and not value._is_interpolation():
+            yield from _missing(value, f"{path}{key}.")
+
+
+def _faults(node: DictConfig, prefix: str, expected: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the values of `node`; those that are computed from others, or built from a node, are left out."""
+    found = []
+    for key, annotation in expected.items():
+        value = node._get_node(key, validate_access=False)
+        if value is None or OmegaConf.is_missing(node, key) or OmegaConf.is_interpolation(node, key):
             continue
-        for key in node:
-            if not str(key).startswith("_") and key not in parameters:
-                valid = [name for name in parameters if name != "self"]
-                raise ConfigError(
-                    f"{path}.{key}: {node._target_} takes no {key!r}{_among(str(key), valid, 'Arguments')}"
-                )
+        if any(nodes(value)) or "${" in str(value):
+            continue
+        plain = OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else node[key]
+        if wrong := fault(plain, annotation):
+            found.append(f"{prefix}{key} {wrong}")
+    return found
 
 
 def build(config: DictConfig, key: str, **more: Any) -> Any:
-    """Instantiate `config[key]` with `more` arguments; an error of its constructor names the key."""
+    """Instantiate `config[key]` with `more` arguments.
+
+    Raises:
+        ConfigError: its constructor refuses a value, by a ValueError of any kind; the line names the key. Other errors are
+            raised as they are.
+    """
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
@@ -197,6 +297,9 @@ def build(config: DictConfig, key: str, **more: Any) -> Any:
         return instantiate(config[key], _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
+        lightnings = type(cause).__name__ == "MisconfigurationException"  # which is no ValueError
+        if not lightnings and not isinstance(cause, KindredError | ValueError):
+            raise cause from None
         where = re.search(r"full_key: (\S+)", str(error))
         place = where.group(1) if where else key
         message = " ".join(str(cause).split())

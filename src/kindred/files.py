@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from io import BufferedRandom
 from pathlib import Path
 
+from kindred.errors import UnwritableError
+
 SEAL = b"sha256:"  # and 64 hexadecimal digits
 
 
@@ -45,12 +47,12 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def unwritable(path: Path, error: OSError) -> OSError:
+def unwritable(path: Path, error: OSError) -> UnwritableError:
     """`error`, met while `path` was written, in one line for who has to mend it."""
     disk = path.absolute().parent
     while not os.path.ismount(disk):
         disk = disk.parent
-    return OSError(
+    return UnwritableError(
         f"{path}: cannot be written: {error.strerror}; the disk at {disk} has {shutil.disk_usage(disk).free / 1e9:.1f} GB "
         "free. What was there before is whole: go on once there is room"
     )

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from kindred.errors import ConfigError
+from kindred.values import Positive
+
 
 class Temperature(nn.Module):
     """A fixed tau; what the others are kinds of. Called with the epochs trained so far, it gives the value to use now.
@@ -20,7 +23,7 @@ class Temperature(nn.Module):
     def __init__(self, value: float) -> None:
         super().__init__()
         if not value > 0:
-            raise ValueError(f"model.temperature must be greater than 0, got {value}")
+            raise ConfigError(f"model.temperature must be greater than 0, got {value}")
         self.value = value
 
     def forward(self, epoch: float) -> float | Tensor:
@@ -49,14 +52,19 @@ class Cosine(Temperature):
         ValueError: an argument out of range.
     """
 
-    def __init__(self, tau_min: float = 0.1, tau_max: float = 1.0, period_epochs: float = 200) -> None:
+    def __init__(
+        self,
+        tau_min: Positive = 0.1,
+        tau_max: Positive = 1.0,
+        period_epochs: Positive = 200,
+    ) -> None:
         super().__init__(tau_max)
         if not 0 < tau_min <= tau_max:
-            raise ValueError(
+            raise ConfigError(
                 f"model.temperature.tau_min must be greater than 0, up to tau_max={tau_max}, got {tau_min}"
             )
         if not period_epochs > 0:
-            raise ValueError(f"model.temperature.period_epochs must be greater than 0, got {period_epochs}")
+            raise ConfigError(f"model.temperature.period_epochs must be greater than 0, got {period_epochs}")
         self.tau_min = tau_min
         self.period_epochs = period_epochs
 
@@ -82,15 +90,21 @@ class Learnable(Temperature):
         ValueError: not 0 < minimum <= initial <= maximum, or lr <= 0.
     """
 
-    def __init__(self, initial: float = 0.07, minimum: float = 0.01, maximum: float = 1.0, lr: float = 5e-4) -> None:
+    def __init__(
+        self,
+        initial: Positive = 0.07,
+        minimum: Positive = 0.01,
+        maximum: Positive = 1.0,
+        lr: Positive = 5e-4,
+    ) -> None:
         super().__init__(initial)
         if not 0 < minimum <= initial <= maximum:
-            raise ValueError(
+            raise ConfigError(
                 "model.temperature must have 0 < minimum <= initial <= maximum, got "
                 f"minimum={minimum}, initial={initial}, maximum={maximum}"
             )
         if not lr > 0:
-            raise ValueError(f"model.temperature.lr must be greater than 0, got {lr}")
+            raise ConfigError(f"model.temperature.lr must be greater than 0, got {lr}")
         self.lr = lr
         self.log_tau = nn.Parameter(torch.tensor(math.log(initial)))
         self.log_bounds = math.log(minimum), math.log(maximum)

@@ -11,6 +11,7 @@ from written_runs import composed, write_run
 
 from kindred.commands import compare
 from kindred.commands.compare import main, print_table, read_runs
+from kindred.commands.errors import REPORT
 from kindred.study.comparison import Comparison
 from kindred.study.groups import find_runs
 
@@ -190,8 +191,11 @@ def test_a_page_is_no_directory(tmp_path, run_main):
 def test_a_bug_shows_where_it_comes_from(tmp_path, run_main, monkeypatch):
     write_run(tmp_path / "logs" / "a", [0.5])
     monkeypatch.setattr(compare, "page", lambda comparison: "".join([comparison]))
-    with pytest.raises(TypeError):
-        run_main("logs")
+    done = run_main("logs")
+    assert done.status == 1
+    assert done.err.startswith("Traceback (most recent call last):")
+    assert done.err.splitlines()[-2].startswith("TypeError: ")
+    assert done.err.splitlines()[-1] == f"error: {REPORT}"
 
 
 def test_a_narrow_terminal_gets_two_tables(tmp_path):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -12,8 +14,10 @@ import torch
 from omegaconf import OmegaConf
 
 import kindred
+from kindred import load_run
 from kindred.config import ConfigError
-from kindred.runs.directory import new_name, point_latest
+from kindred.runs.directory import new_name, point_latest, resumed_config
+from kindred.runs.judging import other_datamodule
 from kindred.runs.weights import load_encoder_weights, read_checkpoint
 from kindred.tracking.metrics_csv import summarise
 
@@ -193,3 +197,45 @@ def test_summarise_leaves_the_untrained_encoder_out_of_the_best():
 def test_weights_of_another_architecture_are_refused(run):
     with pytest.raises(ValueError, match=r"init_from: .* does not fit the encoder in .* tensors.*ENCODER="):
         load_encoder_weights(torch.nn.Linear(2, 2), run)
+
+
+def test_a_relative_data_folder_is_where_the_run_was_started(run, tmp_path, monkeypatch, capsys):
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["directory"] == os.getcwd()
+    copy, home, here = (tmp_path / name for name in ("run", "home", "here"))
+    shutil.copytree(run, copy)
+    home.mkdir()
+    here.mkdir()
+    (copy / "environment.json").write_text(json.dumps({**environment, "directory": str(home)}))
+
+    def roots():
+        found = load_run(copy)
+        return {
+            found.datamodule().source.root,
+            other_datamodule(found, "digits").source.root,
+            resumed_config(copy, []).data.source.root,
+        }
+
+    monkeypatch.chdir(home)
+    assert roots() == {"data/digits"}
+    assert capsys.readouterr().err == ""
+    monkeypatch.chdir(here)
+    assert roots() == {"data/digits"}
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("data.source.root: data/digits is not in ") for line in lines)
+    assert all(str(home) in line and str(here) in line for line in lines)
+    (home / "data" / "digits").mkdir(parents=True)
+    assert roots() == {str(home / "data" / "digits")}
+    assert capsys.readouterr().err == ""
+    mine = other_datamodule(load_run(copy), "digits", ["data.source.root=mine"])  # said now, by who is here
+    assert mine.source.root == "mine"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"directory": 3}', "{}"])
+def test_an_environment_that_does_not_say_where_leaves_the_data_folder_as_it_is(text, run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "environment.json").write_text(text)
+    assert load_run(tmp_path / "run").datamodule().source.root == "data/digits"
+    assert capsys.readouterr().err == ""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kindred.data.loading import ViewBatch
 from kindred.distributed import gather_uneven, rank, world_size
+from kindred.errors import ConfigError
 from kindred.models.contrastive import ContrastiveModule
 from kindred.training.trainer import Trainer
 
@@ -113,4 +114,4 @@ def feature_store(trainer: Trainer) -> FeatureStore:
     for callback in trainer.callbacks:
         if isinstance(callback, FeatureStore):
             return callback
-    raise ValueError("callbacks.feature_store: missing; kNN, linear probe and pictures read what it keeps")
+    raise ConfigError("callbacks.feature_store: missing; kNN, linear probe and pictures read what it keeps")

@@ -14,6 +14,7 @@ from kindred.models.contrastive import ContrastiveModule
 from kindred.tracking.metrics_csv import read_columns
 from kindred.tracking.sparing import sparing
 from kindred.training.trainer import Trainer
+from kindred.values import Count
 
 # matplotlib takes half a second to import: not before the first training step.
 
@@ -26,7 +27,7 @@ class Figures(Callback):
         neighbours: bank images shown for each query.
     """
 
-    def __init__(self, images: int = 8, neighbours: int = 8) -> None:
+    def __init__(self, images: Count = 8, neighbours: Count = 8) -> None:
         self.images = images
         self.neighbours = neighbours
         self.tried = False  # to draw the views, by this process

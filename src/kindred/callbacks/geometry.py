@@ -1,8 +1,9 @@
 """How the representation, and the projections on which the temperature acts, lie on the unit sphere during training."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from lightning import Callback
 
 from kindred.callbacks.feature_store import feature_store
@@ -25,9 +26,7 @@ class GeometryCallback(Callback):
             to three digits, and time and memory do not grow with the data set.
     """
 
-    def __init__(self, images: int = 4096) -> None:
-        if images < 2:
-            raise ValueError(f"callbacks.geometry.images must be 2 or more, for there to be a pair, got {images}")
+    def __init__(self, images: Annotated[int, Ge(2)] = 4096) -> None:
         self.images = images
 
     def on_train_batch_end(

@@ -8,12 +8,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from kindred.callbacks.feature_store import feature_store
 from kindred.data.loading import ViewBatch
+from kindred.errors import KindredError
 from kindred.models.contrastive import ContrastiveModule
 from kindred.sphere import unit
 from kindred.training.trainer import Trainer
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(KindredError, ArithmeticError):
     """The loss became NaN or infinite; the checkpoints are from before that."""
 
 

@@ -6,10 +6,12 @@ from lightning import Callback
 
 from kindred.callbacks.feature_store import Features, feature_store
 from kindred.callbacks.record import record
+from kindred.errors import ConfigError
 from kindred.evaluation.accuracy import top_k_accuracies
 from kindred.evaluation.knn import knn_scores
 from kindred.models.contrastive import ContrastiveModule
 from kindred.training.trainer import Trainer
+from kindred.values import Count, Positive
 
 
 class KNNCallback(Callback):
@@ -24,10 +26,12 @@ class KNNCallback(Callback):
         every_n_epochs: a multiple of `trainer.check_val_every_n_epoch`; the last epoch is always evaluated.
     """
 
-    def __init__(self, k: int = 200, temperature: float = 0.1, every_n_epochs: int = 1) -> None:
-        for key, value, right in (("k", k, k >= 1), ("temperature", temperature, temperature > 0)):
-            if not right:
-                raise ValueError(f"callbacks.knn.{key} must be {'1 or more' if key == 'k' else 'above 0'}, got {value}")
+    def __init__(
+        self,
+        k: Count = 200,
+        temperature: Positive = 0.1,
+        every_n_epochs: Count = 1,
+    ) -> None:
         self.k = k
         self.temperature = temperature
         self.every_n_epochs = every_n_epochs
@@ -35,7 +39,7 @@ class KNNCallback(Callback):
     def setup(self, trainer: Trainer, module: ContrastiveModule, stage: str) -> None:
         every = trainer.check_val_every_n_epoch
         if self.every_n_epochs < 1 or self.every_n_epochs % every:
-            raise ValueError(
+            raise ConfigError(
                 f"callbacks.knn.every_n_epochs={self.every_n_epochs} is no multiple of trainer.check_val_every_n_epoch="
                 f"{every}, which says how often there are features at all: set the latter"
             )

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from kindred.commands.command_line import Parser
 from kindred.commands.errors import attempt
+from kindred.errors import ConfigError
 from kindred.files import write_atomically
 from kindred.runs.run import Run
 from kindred.study.comparison import Column, Comparison, Setting
@@ -51,7 +52,7 @@ def read_runs(places: Sequence[str], api: Any = None) -> list[Run]:
         except (FileNotFoundError, ValueError) as error:
             without.append(str(error))
     if not local and not remote:
-        raise ValueError("; ".join(without))
+        raise ConfigError("; ".join(without))
     for reason in without:
         print(f"left out: {as_text(reason)}", file=sys.stderr)
     found = [*sorted(local.values(), key=lambda run: run.path), *remote]
@@ -64,7 +65,7 @@ def read_runs(places: Sequence[str], api: Any = None) -> list[Run]:
             f"left out: {count} evaluation{'s' * (count > 1)} of an earlier step than the run's last", file=sys.stderr
         )
     if not good:
-        raise ValueError("there is no run that can be read" if not readable else "no run has reached a step yet")
+        raise ConfigError("there is no run that can be read" if not readable else "no run has reached a step yet")
     return good
 
 
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
 
     def work() -> None:
         if options.output.is_dir():
-            raise ValueError(f"--output {options.output}: that is a directory; name a file, such as comparison.html")
+            raise ConfigError(f"--output {options.output}: that is a directory; name a file, such as comparison.html")
         comparison = Comparison.of(read_runs(options.runs, api))
         if options.sort is not None:
             comparison.sort(options.sort)

@@ -3,16 +3,21 @@
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
+
+from kindred.errors import lines
+
+REPORT = "this is not what your settings can mend: if it is Kindred's fault, please report it with this traceback"
 
 
-def on_purpose(error: Exception) -> bool:
-    """Whether Kindred itself raised `error`.
-
-    Then it is the user's to mend and takes one line; any other one is a bug, or a library's, and shows where it comes from.
-    """
-    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return raised_in.is_relative_to(Path(__file__).parents[1])
+def report(error: Exception, where: str = "error") -> int:
+    """The exit status, after a line on stderr for each thing to mend, or the traceback of what nobody foresaw."""
+    found = lines(error)
+    if found is None:
+        traceback.print_exception(error)
+        found = [REPORT]
+    for line in found:
+        print(f"{where}: {line}", file=sys.stderr)
+    return 1
 
 
 def attempt(work: Callable[[], None]) -> int:
@@ -20,8 +25,5 @@ def attempt(work: Callable[[], None]) -> int:
     try:
         work()
     except Exception as error:
-        if not on_purpose(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return report(error)
     return 0

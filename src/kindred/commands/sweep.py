@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kindred.commands.command_line import Parser, names, overrides, say_own_configs
+from kindred.commands.errors import report
 from kindred.config import ConfigError
 from kindred.study.sweep_file import SweepFile, check, read_sweep, sweep_directory, write_sweep
 
@@ -76,9 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         directory = options.directory or sweep_directory(sweep, config)
         write_sweep(directory, sweep)
         return _run(sweep, directory, options)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return report(error)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kindred.commands.command_line import Parser, overrides, say_own_configs
-from kindred.commands.errors import on_purpose
+from kindred.commands.errors import report
 from kindred.config_files import config_names, default_choices
+from kindred.errors import AbsentError, ConfigError, lines
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.read(arguments)
     from omegaconf import OmegaConf  # these take longer than a shell's completion may
 
+    from kindred.config import resolve
     from kindred.runs.train import train
     from kindred.training import launch
 
@@ -63,19 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         config = configure(options.overrides)
         if options.cfg:
-            print(OmegaConf.to_yaml(config, resolve=True))
+            resolve(config)
+            print(OmegaConf.to_yaml(config))
             return 0
         train(config)
         return 0
     except Exception as error:
-        if not on_purpose(error):
-            raise
         # Until the ranks have met, all see the same settings, and the same fault in them; later on, each its own.
         if launch.rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
-        elif launch.met():
-            print(f"error on rank {launch.rank()}: {error}", file=sys.stderr)
-        return 1
+            status = report(error)
+            if isinstance(error, ConfigError) and error.rest is not None:
+                report_rest(error)
+            return status
+        return report(error, f"error on rank {launch.rank()}") if launch.met() or lines(error) is None else 1
     except (SystemExit, KeyboardInterrupt) as stop:
         interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
         # Lightning's, not imported here for the sake of a quick start; Ctrl-C it ends by a status of its own.
@@ -92,12 +94,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0 if launch.handed_down() else 130 if interrupted else int(stop.code or 143)
 
 
+def report_rest(error: ConfigError) -> None:
+    """What else is wrong, where names were: this needs the classes, whose imports the first lines did not wait for."""
+    from kindred.config import check
+
+    try:
+        check(error.rest)
+    except ConfigError as more:
+        if lines_left := [line for line in more.args if line not in error.args]:
+            report(ConfigError(*lines_left))
+
+
 def configure(arguments: Sequence[str]) -> "DictConfig":
     """The configuration for command-line overrides; with `resume=<run directory>`, that run's, unchanged but for trainer.
 
     With `trust=[<class>, ...]` classes of one's own, in a run that someone else has started, are built too.
     """
-    from kindred.config import ConfigError, compose
+    from kindred.config import compose
     from kindred.runs.directory import resumed_config
     from kindred.training import launch
 
@@ -112,7 +125,10 @@ def configure(arguments: Sequence[str]) -> "DictConfig":
         )
     if launch.rank() == 0:
         say_own_configs()
-    return compose(words)
+    config = compose(words)
+    if config.init_from is not None and not Path(config.init_from).exists():
+        raise AbsentError(f"init_from: {config.init_from}: there is no such run directory, or weights file")
+    return config
 
 
 def choices_and_keys(words: Sequence[str]) -> str:

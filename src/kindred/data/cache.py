@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from kindred.errors import UnwritableError
+
 
 def build_once(folder: Path, build: Callable[[Path], None], key: str) -> None:
     """Let `build` fill `folder` unless it exists.
@@ -29,7 +31,9 @@ def build_once(folder: Path, build: Callable[[Path], None], key: str) -> None:
     try:
         unfinished.mkdir(parents=True)
     except OSError as error:
-        raise OSError(f"{key}: cannot write to {folder.parent} ({error}); set {key} to a folder that can be") from error
+        raise UnwritableError(
+            f"{key}: cannot write to {folder.parent} ({error}); set {key} to a folder that can be"
+        ) from error
     try:
         build(unfinished)
         for path in unfinished.iterdir():

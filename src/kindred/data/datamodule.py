@@ -1,13 +1,18 @@
 """The one DataModule that every method shares. It cuts, deals and orders; it never asks what an example is."""
 
+from typing import Annotated
+
 import lightning
 import numpy as np
 import torch
+from annotated_types import Ge, Lt
 
 from kindred.data.loading import Batch, DealtBatches, GlobalBatches, Loader, Subset, TrainLoader, ViewBatch
 from kindred.data.order import stratified_order
 from kindred.data.source import Examples, Source
 from kindred.data.views import Views
+from kindred.errors import ConfigError
+from kindred.values import Count
 
 
 class DataModule(lightning.LightningDataModule):
@@ -39,16 +44,16 @@ class DataModule(lightning.LightningDataModule):
         self,
         source: Source,
         views: Views,
-        batch_size: int,
-        val_size: int | float | None = None,
-        train_size: int | None = None,
-        eval_batch_size: int = 512,
-        num_workers: int = 0,
+        batch_size: Count,
+        val_size: Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)] | None = None,
+        train_size: Count | None = None,
+        eval_batch_size: Count = 512,
+        num_workers: Annotated[int, Ge(0)] = 0,
         seed: int = 0,
     ):
         super().__init__()
         if val_size is not None and (val_size < 0 or (isinstance(val_size, float) and val_size >= 1)):
-            raise ValueError(f"data.val_size is {val_size}: give a number of examples, a share below 1.0, 0 or null")
+            raise ConfigError(f"data.val_size is {val_size}: give a number of examples, a share below 1.0, 0 or null")
         self.source, self.views = source, views
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_size, self.train_size, self.seed = val_size, train_size, seed
@@ -76,7 +81,7 @@ class DataModule(lightning.LightningDataModule):
         self.query, kept = self._hold_out(labelled)
         positions = self._subset(train.labels, kept if bank is None else np.arange(len(train.labels)))
         if self.batch_size > len(positions):
-            raise ValueError(
+            raise ConfigError(
                 f"data.batch_size is {self.batch_size}, but there are only {len(positions)} train examples: "
                 "one batch must fit into an epoch"
             )
@@ -94,7 +99,7 @@ class DataModule(lightning.LightningDataModule):
             held_out, kept = stratified_order(labelled.labels, [self._held_out(len(everything))])
             return Subset(labelled, held_out, self.views), kept
         if self.val_size is not None:
-            raise ValueError(
+            raise ConfigError(
                 f"data.val_size is {self.val_size}, but {self.source.name} has a val split of its own "
                 f"({len(own.labels)} examples): leave data.val_size=null to use it, or 0 to monitor on test"
             )
@@ -104,7 +109,7 @@ class DataModule(lightning.LightningDataModule):
         size = 0.1 if self.val_size is None else self.val_size
         count = round(size * labelled) if isinstance(size, float) else size
         if not 0 < count < labelled:
-            raise ValueError(
+            raise ConfigError(
                 f"data.val_size is {self.val_size}: that is {count} of the {labelled} labelled examples of "
                 f"{self.source.name}; some must be left on either side"
             )
@@ -115,7 +120,7 @@ class DataModule(lightning.LightningDataModule):
         if self.train_size is None:
             return positions
         if not 0 < self.train_size <= len(positions):
-            raise ValueError(
+            raise ConfigError(
                 f"data.train_size is {self.train_size}: {self.source.name} has {len(positions)} examples to "
                 "train on, so give a number from 1 to that, or null for all"
             )
@@ -140,7 +145,7 @@ class DataModule(lightning.LightningDataModule):
         """Reads this rank's share of `dataset`, in order, each example once; `name` is for the error."""
         rank, ranks = self._rank()
         if len(dataset) < ranks:
-            raise ValueError(
+            raise ConfigError(
                 f"there are {len(dataset)} {name} examples for {ranks} devices: each needs one, so use fewer "
                 "trainer.devices, or a larger data.val_size or data.train_size"
             )
@@ -167,7 +172,7 @@ class DataModule(lightning.LightningDataModule):
         if self.batch_size < 1 or self.batch_size % ranks:
             below = self.batch_size // ranks * ranks
             sizes = " or ".join(str(size) for size in (below, below + ranks) if size > 0)
-            raise ValueError(
+            raise ConfigError(
                 f"data.batch_size is {self.batch_size}, the examples on all devices together: it cannot be dealt "
                 f"evenly to {ranks} device(s); {sizes} can"
             )

@@ -2,6 +2,9 @@
 
 from torch import Tensor, nn
 
+from kindred.errors import ConfigError
+from kindred.values import Count
+
 
 class ConvNet(nn.Module):
     """A small ResNet-like stack for CPUs: four million multiply-adds for a 32x32 image with the default widths.
@@ -14,10 +17,10 @@ class ConvNet(nn.Module):
         widths: channels of each block; the last is F.
     """
 
-    def __init__(self, in_channels: int = 3, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
+    def __init__(self, in_channels: Count = 3, widths: tuple[Count, ...] = (32, 64, 128, 256)) -> None:
         super().__init__()
         if not widths:
-            raise ValueError(f"widths: needs at least one block, got {widths}")
+            raise ConfigError(f"widths: needs at least one block, got {widths}")
         self.num_features = widths[-1]
         blocks, channels = [], in_channels
         for width in widths:

@@ -4,8 +4,11 @@ from typing import Any
 
 from torch import nn
 
+from kindred.errors import ConfigError
+from kindred.values import Count
 
-def resnet(name: str = "resnet18", in_channels: int = 3, small_images: bool = False) -> nn.Module:
+
+def resnet(name: str = "resnet18", in_channels: Count = 3, small_images: bool = False) -> nn.Module:
     """torchvision's ResNet `name` without its classifier, from random weights.
 
     Args:
@@ -17,7 +20,7 @@ def resnet(name: str = "resnet18", in_channels: int = 3, small_images: bool = Fa
 
     known = torchvision.models.list_models(torchvision.models, include=["resnet*", "resnext*", "wide_resnet*"])
     if name not in known:
-        raise ValueError(f"encoder.name: {name!r} is no ResNet of torchvision's; choose one of {', '.join(known)}")
+        raise ConfigError(f"encoder.name: {name!r} is no ResNet of torchvision's; choose one of {', '.join(known)}")
     # Any: to torchvision a ResNet has no other attributes and no other layers than its own.
     encoder: Any = torchvision.models.get_model(name, weights=None)
     encoder.num_features = encoder.fc.in_features

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kindred.errors import ConfigError
 from kindred.losses.contrastive import group_contrast, info_nce
 from kindred.losses.family import (
     decoupled,
@@ -56,7 +57,7 @@ def choose(
         ValueError: another name, an argument that the loss does not take, or a value that it refuses; with what is right.
     """
     if name not in losses:
-        raise ValueError(f"model.loss must be one of {', '.join(losses)} for this method, got {name!r}")
+        raise ConfigError(f"model.loss must be one of {', '.join(losses)} for this method, got {name!r}")
     options = options or {}
     signature = inspect.signature(losses[name]).parameters.values()
     parameters = [p.name for p in signature if p.kind is not p.KEYWORD_ONLY]  # those are between loss and method
@@ -64,12 +65,12 @@ def choose(
     for key in options:
         if key not in own:
             right = f"it takes {', '.join(own)}" if own else "it takes none"
-            raise ValueError(f"model.loss_options.{key}: {name} has no such option, {right}")
+            raise ConfigError(f"model.loss_options.{key}: {name} has no such option, {right}")
     loss = partial(losses[name], **options)
     rows, groups = torch.eye(2), torch.arange(2)
     example = (rows, rows, groups, groups, None) if "anchor_groups" in parameters else (rows, rows, rows)
     try:  # a value that the loss refuses is an error now and not at the first step
         loss(*example, 1.0)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"model.loss_options={dict(options)}: {error}") from error
+        raise ConfigError(f"model.loss_options={dict(options)}: {error}") from error
     return loss

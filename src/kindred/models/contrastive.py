@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from kindred.data.datamodule import DataModule
 from kindred.data.loading import ViewBatch
 from kindred.distributed import world_size
+from kindred.errors import ConfigError
 from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
 from kindred.optimisers.parameter_groups import parameter_groups
 from kindred.optimisers.schedules import warmup_cosine
@@ -46,17 +47,15 @@ class ContrastiveModule(lightning.LightningModule):
         super().__init__()
         num_features = getattr(encoder, "num_features", None)
         if not isinstance(num_features, int):
-            raise ValueError(
+            raise ConfigError(
                 f"encoder: {type(encoder).__name__} lacks the attribute num_features, the length of its features"
             )
         tau = temperature if isinstance(temperature, Temperature) else Temperature(temperature)
         if loss.func in WITHOUT_TEMPERATURE and isinstance(temperature, Temperature):
-            raise ValueError(
+            raise ConfigError(
                 f"model.temperature: model.loss={loss.func.__name__} "  # ty: ignore[missing-attribute]  a function
                 "has none that could change; give a number"
             )
-        if warmup_epochs < 0:
-            raise ValueError(f"model.warmup_epochs must be 0 or more, got {warmup_epochs}")
         self.encoder = encoder
         self.num_features = num_features
         self.projector: nn.Module = nn.Identity()  # a method puts its own here: what the temperature acts on
@@ -80,14 +79,18 @@ class ContrastiveModule(lightning.LightningModule):
     def check(self, datamodule: DataModule, ranks: int) -> None:
         """Refuse settings that do not fit the data or the number of ranks, before anything is launched."""
         if (views := len(datamodule.views)) < self.min_views:
-            raise ValueError(
+            raise ConfigError(
                 f"views.views has {views} view(s) of each example: {type(self).__name__} contrasts at least {self.min_views}"
             )
         if datamodule.batch_size < 2:  # batch norm of a single one says nothing either
-            raise ValueError(
+            raise ConfigError(
                 f"data.batch_size is {datamodule.batch_size}: an example is contrasted with others of its batch, so give 2 "
                 "or more"
             )
+        try:
+            self.build_optimizer()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model.optimizer: {error}") from error
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Inputs [B, ...] -> the representation that is judged and exported [B, F]."""

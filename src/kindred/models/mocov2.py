@@ -17,11 +17,13 @@ from torch.optim import Optimizer
 
 from kindred.data.datamodule import DataModule
 from kindred.data.loading import ViewBatch
+from kindred.errors import ConfigError
 from kindred.losses import BY_QUEUE, choose
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule
 from kindred.models.key_splits import encode_in_splits, make_local
 from kindred.temperature import Temperature
+from kindred.values import Count, NotNegative, Positive, Share, Whole
 
 
 class MoCoV2(ContrastiveModule):
@@ -43,24 +45,24 @@ class MoCoV2(ContrastiveModule):
         self,
         encoder: nn.Module,
         optimizer: partial[Optimizer],
-        temperature: float | Temperature = 0.2,
-        warmup_epochs: float = 0,
-        hidden_dim: int = 2048,
-        projection_dim: int = 128,
-        queue_size: int = 65_536,
-        momentum: float = 0.999,
-        momentum_end: float | None = None,
+        temperature: Positive | Temperature = 0.2,
+        warmup_epochs: NotNegative = 0,
+        hidden_dim: Whole = 2048,
+        projection_dim: Count = 128,
+        queue_size: Count = 65_536,
+        momentum: Share = 0.999,
+        momentum_end: Share | None = None,
         symmetric: bool = False,
-        key_batch_splits: int = 1,
+        key_batch_splits: Count = 1,
         loss: str = "contrastive",
         loss_options: dict | None = None,
     ) -> None:
         super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_QUEUE, loss, loss_options))
         for key, value in (("momentum", momentum), ("momentum_end", momentum_end)):
             if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"model.{key} must be from 0 to 1, got {value}")
+                raise ConfigError(f"model.{key} must be from 0 to 1, got {value}")
         if key_batch_splits < 1:
-            raise ValueError(f"model.key_batch_splits must be 1 or more, got {key_batch_splits}")
+            raise ConfigError(f"model.key_batch_splits must be 1 or more, got {key_batch_splits}")
         self.projector = (
             MoCoProjectionHead(self.num_features, hidden_dim, projection_dim)
             if hidden_dim
@@ -119,10 +121,10 @@ class MoCoV2(ContrastiveModule):
         batch_size = datamodule.batch_size
         keys, size = batch_size * (2 if self.symmetric else 1), len(self.queue.features)
         if size < keys:
-            raise ValueError(f"model.queue_size is {size}, but a step brings {keys} keys: make it that or more")
+            raise ConfigError(f"model.queue_size is {size}, but a step brings {keys} keys: make it that or more")
         splits = self.key_batch_splits
         if splits > 1 and (batch_size % splits or splits % ranks or splits == batch_size):
-            raise ValueError(
+            raise ConfigError(
                 f"model.key_batch_splits is {splits}: it must divide data.batch_size={batch_size} into groups of 2 or more "
                 f"keys, and be a multiple of the {ranks} device(s), which each normalise whole groups"
             )

@@ -16,6 +16,7 @@ from kindred.losses import BY_NEIGHBOUR, choose, image_contrast
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule
 from kindred.temperature import Temperature
+from kindred.values import Count, NotNegative, Positive
 
 
 class NNCLR(ContrastiveModule):
@@ -33,12 +34,12 @@ class NNCLR(ContrastiveModule):
         self,
         encoder: nn.Module,
         optimizer: partial[Optimizer],
-        temperature: float | Temperature = 0.1,
-        warmup_epochs: float = 10,
-        hidden_dim: int = 2048,
-        projection_dim: int = 256,
-        predictor_dim: int = 4096,
-        queue_size: int = 98_304,
+        temperature: Positive | Temperature = 0.1,
+        warmup_epochs: NotNegative = 10,
+        hidden_dim: Count = 2048,
+        projection_dim: Count = 256,
+        predictor_dim: Count = 4096,
+        queue_size: Count = 98_304,
         loss: str = "contrastive",
         loss_options: dict | None = None,
     ) -> None:

@@ -13,6 +13,7 @@ from kindred.data.loading import ViewBatch
 from kindred.losses import BY_GROUP, choose, contrast_images
 from kindred.models.contrastive import ContrastiveModule
 from kindred.temperature import Temperature
+from kindred.values import Count, NotNegative, Positive
 
 
 class SimCLR(ContrastiveModule):
@@ -30,10 +31,10 @@ class SimCLR(ContrastiveModule):
         self,
         encoder: nn.Module,
         optimizer: partial[Optimizer],
-        temperature: float | Temperature = 0.1,
-        warmup_epochs: float = 10,
-        hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        temperature: Positive | Temperature = 0.1,
+        warmup_epochs: NotNegative = 10,
+        hidden_dim: Count = 2048,
+        projection_dim: Count = 128,
         loss: str = "contrastive",
         loss_options: dict | None = None,
     ) -> None:

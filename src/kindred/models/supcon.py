@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kindred.data.loading import ViewBatch
+from kindred.errors import ConfigError
 from kindred.losses import BY_GROUP, choose, contrast_classes
 from kindred.models.contrastive import ContrastiveModule
 from kindred.temperature import Temperature
+from kindred.values import Count, NotNegative, Positive
 
 
 class SupCon(ContrastiveModule):
@@ -32,10 +34,10 @@ class SupCon(ContrastiveModule):
         self,
         encoder: nn.Module,
         optimizer: partial[Optimizer],
-        temperature: float | Temperature = 0.1,
-        warmup_epochs: float = 10,
-        hidden_dim: int = 2048,
-        projection_dim: int = 128,
+        temperature: Positive | Temperature = 0.1,
+        warmup_epochs: NotNegative = 10,
+        hidden_dim: Count = 2048,
+        projection_dim: Count = 128,
         loss: str = "contrastive",
         loss_options: dict | None = None,
     ) -> None:
@@ -45,12 +47,12 @@ class SupCon(ContrastiveModule):
     def setup(self, stage: str) -> None:
         datamodule = self.trainer.datamodule
         if not datamodule.train_is_labelled:
-            raise ValueError(
+            raise ConfigError(
                 f"model=supcon contrasts classes, but the train images of {datamodule.source.name} have no labels: "
                 "choose another model (simclr, mocov2, nnclr) or labelled data"
             )
         if len(classes := np.unique(datamodule.train.labels)) < 2:
-            raise ValueError(
+            raise ConfigError(
                 f"model=supcon contrasts classes, but all train images of {datamodule.source.name} are of one, "
                 f"{datamodule.class_names[classes[0]]!r}: choose another model (simclr, mocov2, nnclr) or data of 2 or more"
             )

@@ -22,6 +22,7 @@ from typing import IO, Any
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError, compose
+from kindred.errors import UnwritableError
 from kindred.files import write_atomically
 from kindred.runs.run import load_run
 from kindred.runs.trust import PARTS, signed, unsigned
@@ -114,6 +115,7 @@ def describe_environment() -> dict[str, Any]:
 
     return {
         "command": " ".join(["python", "-m", "kindred", "train", *sys.argv[1:]]) if sys.argv else "",
+        "directory": os.getcwd(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "git_commit": git("rev-parse", "HEAD"),
         "git_diff": git("diff", "HEAD"),
@@ -149,7 +151,8 @@ def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[st
             class that is not trusted.
         FileNotFoundError: `directory` holds no run.
     """
-    config = load_run(directory, trust).trusted(*PARTS)
+    run = load_run(directory, trust)
+    config = run.trusted(*PARTS)
     for override in sorted(overrides, key=lambda text: not text.startswith("trainer=")):  # which says less than a key
         key, _, value = override.partition("=")
         if key == "trainer":
@@ -159,8 +162,9 @@ def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[st
         elif key.startswith("trainer.") and key.removeprefix("trainer.") in config.trainer:
             before = OmegaConf.select(config, key)
             OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
-            if key == "trainer.max_epochs" and config.trainer.max_epochs != before:
-                if config.trainer.max_epochs < before:
+            epochs = config.trainer.max_epochs  # of any type yet
+            if key == "trainer.max_epochs" and isinstance(epochs, int) and epochs != before:
+                if epochs < before:
                     raise ConfigError(f"{override}: the run was to have {before} epochs; a resume may only raise that")
                 if launch.rank() == 0:
                     print(
@@ -171,6 +175,7 @@ def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[st
                 f"{override}: a run goes on as it began; only trainer=... and the keys of trainer may change on resume "
                 f"({', '.join(str(k) for k in config.trainer if k != '_target_')}). For anything else start a new run"
             )
+    run.find_data(config)
     config.resume = str(directory)
     return config
 
@@ -201,6 +206,15 @@ def run_directory(config: DictConfig) -> Path:
     if launch.rank() == 0:
         launch.hand_down(directory)
     return directory
+
+
+def check_place(config: DictConfig) -> None:
+    """Raise an UnwritableError where no run directory can be made, before anything else takes its time."""
+    key = "log_dir" if config.run_dir is None else "run_dir"
+    asked = Path(config[key]).absolute()
+    place = next(path for path in (asked, *asked.parents) if os.path.lexists(path))
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise UnwritableError(f"{key}: {config[key]}: {place} is no folder that can be written to")
 
 
 def named_directory(config: DictConfig) -> Path:

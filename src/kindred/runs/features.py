@@ -9,6 +9,7 @@ from torch import Tensor
 from kindred.data.datamodule import DataModule
 from kindred.data.loading import Batch, Subset
 from kindred.data.order import permutation, stratified_order
+from kindred.errors import ConfigError
 from kindred.evaluation.judge import Encoded
 
 
@@ -59,7 +60,7 @@ def cut(datamodule: DataModule, share: float = 1.0, seed: int = 0) -> dict[str, 
     if share < 1:
         splits["train"] = splits["train"].part(share_of_each_class(splits["train"].labels, share, seed))
     if empty := [name for name, own in splits.items() if len(own) == 0]:
-        raise ValueError(f"{datamodule.source.name} has no labelled {empty[0]} examples, which judging needs")
+        raise ConfigError(f"{datamodule.source.name} has no labelled {empty[0]} examples, which judging needs")
     return splits
 
 

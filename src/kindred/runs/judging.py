@@ -68,6 +68,8 @@ def evaluate(
     started = time.perf_counter()
     if not 0 < labels <= 1:
         raise ConfigError(f"--labels is {labels}: give a share of the train labels above 0 and at most 1")
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}: give 0 or more")
     if overrides and data is None:
         raise ConfigError(
             f"{overrides[0]}: the run's own data set stays as it is; overrides are for another one (--data)"
@@ -139,6 +141,8 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Dat
         raise ConfigError(
             f"--data {data}: its images have {given} channel(s) (data.channels), the encoder of {run.path} reads {expected}"
         )
+    if not any(word.startswith("data.source.root=") for word in overrides):  # that is from here
+        run.find_data(config)
     return build_datamodule(config)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.weights import read_training
 
 if TYPE_CHECKING:
     from kindred.runs.run import Run
@@ -19,5 +19,5 @@ def origin(run: "Run") -> dict[str, Any]:
     for name, value in sorted(run.module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    step = int(read_checkpoint(run.path / "checkpoints" / "last.ckpt")["global_step"])
+    step = int(read_training(run.path / "checkpoints" / "last.ckpt")["global_step"])
     return {"step": step, "checkpoint": digest.hexdigest()}

@@ -16,6 +16,7 @@ Importing this module imports no torch, so that listing and comparing runs is qu
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +26,11 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError, build
+from kindred.errors import AbsentError
 from kindred.runs.trust import check_classes, is_signed, read_settings
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.weights import read_training
 from kindred.tracking.metrics_csv import read_columns, read_metrics, summarise
+from kindred.training import launch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +56,7 @@ class Run:
         self.path = Path(path)
         self.trust = frozenset(trust)
         if not (self.path / "config.yaml").is_file():
-            raise FileNotFoundError(f"{self.path} is no run directory: it has no config.yaml")
+            raise AbsentError(f"{self.path} is no run directory: it has no config.yaml")
 
     @cached_property
     def _text(self) -> str:
@@ -98,7 +101,7 @@ class Run:
         """The trained module with the weights of last.ckpt, in eval mode, on the CPU."""
         module, last = build_module(self.trusted("model", "encoder")), self.path / "checkpoints" / "last.ckpt"
         try:
-            module.load_state_dict(read_checkpoint(last)["state_dict"])
+            module.load_state_dict(read_training(last)["state_dict"])
         except RuntimeError as error:
             raise ConfigError(
                 f"{last} is not of the model in config.yaml: {' '.join(str(error).split())[:300]}"
@@ -112,7 +115,34 @@ class Run:
 
     def datamodule(self) -> "DataModule":
         """A new DataModule with the run's settings; call `prepare_data()` and `setup()` before use."""
-        return build_datamodule(self.trusted("data", "views"))
+        config = self.trusted("data", "views").copy()
+        self.find_data(config)
+        return build_datamodule(config)
+
+    def find_data(self, config: DictConfig) -> None:
+        """Have a relative data folder in `config` start where this run was started, if it is there; else, that is said."""
+        started, root = self._started_in, OmegaConf.select(config, "data.source.root")
+        if started is None or not isinstance(root, str) or (there := started / root) == Path.cwd() / root:
+            return
+        if there.exists():
+            config.data.source.root = str(there)
+            if isinstance(cache := config.data.source.get("cache_dir"), str):
+                config.data.source.cache_dir = str(started / cache)
+        elif launch.rank() == 0:
+            print(
+                f"data.source.root: {root} is not in {started}, where the run was started: it is read, or made, in "
+                f"{Path.cwd()}",
+                file=sys.stderr,
+            )
+
+    @property
+    def _started_in(self) -> Path | None:
+        """The working directory that the run was started in, if it is known."""
+        try:
+            started = json.loads((self.path / "environment.json").read_text())["directory"]
+        except (OSError, ValueError, LookupError, TypeError):  # an older run, or a file of someone else's
+            return None
+        return Path(started) if isinstance(started, str) else None
 
     def trusted(self, *parts: str) -> DictConfig:
         """The configuration, after a check of every class that `parts` name, before any of them is imported.

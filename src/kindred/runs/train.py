@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from kindred.config import build, check
-from kindred.runs.directory import Claim, begin, run_directory, saved_form
+from kindred.errors import ConfigError
+from kindred.runs.directory import Claim, begin, check_place, run_directory, saved_form
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.trust import read_settings
 from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
@@ -37,6 +38,8 @@ def train(config: DictConfig) -> dict[str, float]:
     launch.watch_launcher()
     config = deepcopy(config)
     check(config)
+    if config.resume is None:
+        check_place(config)
     ranks = launch.check_devices(config)
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = build_datamodule(config)
@@ -47,12 +50,21 @@ def train(config: DictConfig) -> dict[str, float]:
     module.check(datamodule, ranks)
     if launch.launched() is None:  # else one process a node prepares the data, and Lightning has the others wait
         datamodule.setup()
+        check_limits(config, datamodule)
 
     directory = run_directory(config)
     with Claim(directory) as claim:
         if directory.exists() and launch.rank() == 0:
             claim.take()
         return fit(config, claim, datamodule, module)
+
+
+def check_limits(config: DictConfig, datamodule: "DataModule") -> None:
+    """Refuse a share of an epoch that is less than a batch."""
+    for part, loaders in (("train", [datamodule.train_dataloader()]), ("val", datamodule.val_dataloader())):
+        limit, batches = config.trainer.get(f"limit_{part}_batches"), min(map(len, loaders))
+        if isinstance(limit, float) and limit * batches < 1:
+            raise ConfigError(f"trainer.limit_{part}_batches is {limit}: that is less than one of {batches} batches")
 
 
 def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "ContrastiveModule") -> dict[str, float]:

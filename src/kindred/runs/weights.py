@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pickle
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError
+from kindred.errors import AbsentError
 from kindred.files import seal_holds
 from kindred.training import launch
 
@@ -28,24 +30,44 @@ class DamagedCheckpointError(ConfigError):
     """A file that is not what was written: cut off, or with bits that flipped."""
 
 
+class ForeignCheckpointError(DamagedCheckpointError, pickle.UnpicklingError):
+    """A file that holds something else than weights, or no training's."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint or weights file on the CPU; tensors, numbers, strings, lists and dicts only.
 
     Raises:
         FileNotFoundError: there is no such file.
         DamagedCheckpointError: it is not what was written.
-        pickle.UnpicklingError: it holds something else, which is not executed.
+        ForeignCheckpointError: it holds something else, which is not executed.
     """
     import torch
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise AbsentError(f"{path}: no such checkpoint")
     if found := damage(path):
         raise DamagedCheckpointError(f"{path}: damaged: {found}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except RuntimeError as error:  # torch looks at some bytes of an archive that zipfile passes over
         raise DamagedCheckpointError(f"{path}: damaged: {str(error).partition('. ')[0]}") from error
+    except (pickle.UnpicklingError, EOFError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ForeignCheckpointError(
+            f"{path}: holds something other than weights, which is not executed: {reason}"
+        ) from error
+    if not isinstance(found, dict):
+        raise ForeignCheckpointError(f"{path}: holds no checkpoint or weights, but a {type(found).__name__}")
+    return found
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """A checkpoint that a training wrote; see `read_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    if not {"global_step", "state_dict"} <= checkpoint.keys():
+        raise ForeignCheckpointError(f"{path}: is no checkpoint of a training: it lacks global_step or state_dict")
+    return checkpoint
 
 
 def damage(path: Path) -> str | None:
@@ -81,12 +103,12 @@ def resume_point(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     wrong, good = f"{last}: no such checkpoint", []
     if last.exists():
         try:
-            return last, read_checkpoint(last)
+            return last, read_training(last)
         except DamagedCheckpointError as error:
             wrong = str(error)
     for path in filter(Path.exists, others):
         with contextlib.suppress(DamagedCheckpointError):
-            good.append((path, read_checkpoint(path)))
+            good.append((path, read_training(path)))
     if good:
         path, checkpoint = max(good, key=lambda found: found[1]["global_step"])
         if launch.rank() == 0:
@@ -142,13 +164,13 @@ def load_encoder_weights(encoder: "nn.Module", path: Path) -> None:
     state = read_checkpoint(path / "checkpoints" / "last.ckpt" if path.is_dir() else path)
     state = state.get("state_dict", state)
     state = {
-        name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")
+        name.removeprefix("encoder."): value for name, value in state.items() if str(name).startswith("encoder.")
     } or state
     expected = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in state.items()}
+    given = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
     if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):
         name = wrong[0]
-        raise ValueError(
+        raise ConfigError(
             f"init_from: {path} does not fit the encoder in {len(wrong)} of {len(expected)} tensors; the first is {name}: "
             f"{given.get(name, 'absent')} in the file, {expected.get(name, 'absent')} in the encoder. Choose the encoder "
             "that the weights come from (ENCODER=...)"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from kindred.errors import ConfigError
 from kindred.runs.run import Run
 from kindred.study.groups import Group, as_text, fold_seeds, short_names
 
@@ -90,7 +91,7 @@ class Comparison:
         name = next((column.name for column in self.columns if column.heading == metric), metric)
         known = sorted({key for group in self.groups for reached in group.numbers for key in reached})
         if name not in known:
-            raise ValueError(f"--sort {metric}: no run has it; they have {', '.join(known)}")
+            raise ConfigError(f"--sort {metric}: no run has it; they have {', '.join(known)}")
         self.groups.sort(key=lambda group: -group.mean(name) if group.values(name) else math.inf)
 
     @property

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from kindred.errors import AbsentError
 from kindred.runs.run import Run, load_run
 
 ABSENT = object()
@@ -43,7 +44,7 @@ def find_runs(places: Sequence[str | Path]) -> list[Run]:
         tops = [path] if path.exists() else sorted(Path(match) for match in glob.glob(str(path), recursive=True))
         directories = [directory for top in tops for directory in _run_directories(top)]
         if not directories:
-            raise FileNotFoundError(
+            raise AbsentError(
                 f"{place}: there is no run (a directory with config.yaml, and metrics.csv or environment.json)"
             )
         for directory in directories:

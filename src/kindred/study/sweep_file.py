@@ -145,7 +145,7 @@ def read_sweep(name: str) -> SweepFile:
         raise ConfigError(f"sweep={name}: there is no configs/sweep/{name}.yaml, and no such file. Choices: {names}")
     try:
         documents = [d if isinstance(d, dict) else {} for d in yaml.load_all(path.read_text(), YamlLoader)] or [{}]
-    except yaml.YAMLError as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     try:
         shared = {**documents[0], "parameters": None}
@@ -186,7 +186,11 @@ def _checked(name: str, text: dict[str, Any]) -> SweepFile:
     method, metric, cap = text.get("method"), text.get("metric") or {}, text.get("run_cap")
     if method not in METHODS:
         raise ConfigError(f"method is {method!r}: choose {', '.join(METHODS)}")
-    if not isinstance(metric.get("name"), str) or metric.get("goal") not in ("maximize", "minimize"):
+    if (
+        not isinstance(metric, dict)
+        or not isinstance(metric.get("name"), str)
+        or metric.get("goal") not in ("maximize", "minimize")
+    ):
         raise ConfigError(f"metric is {metric}: needs a name, such as val/knn_top1, and a goal, maximize or minimize")
     if cap is not None and (not isinstance(cap, int) or cap < 1):
         raise ConfigError(f"run_cap is {cap!r}: give the number of trainings, 1 or more")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kindred.errors import ConfigError
 from kindred.runs.run import Run
 from kindred.tracking.metrics_csv import summarise
 
@@ -30,7 +31,7 @@ class WandbRun(Run):
                 row = {k: float(v) for k, v in logged.items() if isinstance(v, int | float) and not k.startswith("_")}
                 rows.setdefault(step, {"step": float(step)}).update(row)
         if not rows:
-            raise ValueError("it has no history of a training")
+            raise ConfigError("it has no history of a training")
         ordered = [rows[step] for step in sorted(rows)]
         names = dict.fromkeys(name for row in ordered for name in row)
         self.metrics = {name: np.array([row.get(name, math.nan) for row in ordered]) for name in names}
@@ -56,7 +57,7 @@ def wandb_runs(project: str, api: Any = None) -> list[Run]:
             import wandb
 
             if not wandb.login(prompt=False):
-                raise ValueError("no key is known here; `wandb login` asks for one")
+                raise ConfigError("no key is known here; `wandb login` asks for one")
             api = wandb.Api(timeout=10)
         found = list(api.runs(project, lazy=False))
         runs = []
@@ -65,7 +66,7 @@ def wandb_runs(project: str, api: Any = None) -> list[Run]:
                 runs.append(WandbRun(run))
     except Exception as error:  # of many classes: no key, no network, no such project
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{project} cannot be read as a W&B project: {reason}") from error
+        raise ConfigError(f"{project} cannot be read as a W&B project: {reason}") from error
     if not runs:
-        raise ValueError(f"{project}: none of its {len(found)} runs in W&B is a training")
+        raise ConfigError(f"{project}: none of its {len(found)} runs in W&B is a training")
     return runs

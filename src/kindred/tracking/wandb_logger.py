@@ -15,6 +15,7 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from kindred.errors import ConfigError
 from kindred.tracking.wandb_process import STEP, write_run_name
 
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # of wandb.Settings
@@ -28,7 +29,7 @@ def check_mode() -> None:
         ValueError: it is one.
     """
     if (mode := os.environ.get("WANDB_MODE", "online")) not in MODES:
-        raise ValueError(
+        raise ConfigError(
             f"WANDB_MODE is {mode!r}: choose {', '.join(MODES[:3])} (wandb also knows {', '.join(MODES[3:])})"
         )
 
@@ -106,7 +107,7 @@ class WandbLogger(Logger):
         super().__init__()
         check_mode()
         if not project or set(project) & set("/\\#?%:") or len(project) > 128:
-            raise ValueError(
+            raise ConfigError(
                 f"logger.wandb.project: {project!r} must be 1 to 128 characters, none of them of / \\ # ? % :"
             )
         self.directory = Path(directory)

@@ -14,6 +14,7 @@ from kindred.data.loading import ViewBatch
 from kindred.files import seal, whole
 from kindred.training.stop_signals import StopSignals
 from kindred.training.trainer import Trainer
+from kindred.values import Count
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -59,9 +60,7 @@ class Checkpoints(Checkpoint):
         monitor: the accuracy, without its split, whose maximum makes `best.ckpt`; the untrained encoder does not count.
     """
 
-    def __init__(self, every_n_steps: int = 500, monitor: str = "knn_top1") -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"callbacks.checkpoints.every_n_steps must be 1 or more, got {every_n_steps}")
+    def __init__(self, every_n_steps: Count = 500, monitor: str = "knn_top1") -> None:
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.best = float("-inf")

@@ -115,7 +115,7 @@ def check_devices(config: DictConfig) -> int:
         built = build(
             config, "trainer", logger=False, precision=None
         )  # Lightning would have a CPU compute in another one
-    except ConfigError as error:
+    except Exception as error:  # Lightning's of many kinds, all of them about these settings
         message = " ".join(str(error).removeprefix("trainer: ").split())
         raise ConfigError(f"{asked} with trainer.accelerator={trainer.accelerator}: {message}") from error
     check_precision(trainer.precision, built.strategy.root_device.type)

@@ -4,10 +4,11 @@ import gc
 import inspect
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, ClassVar, Protocol, cast
+from typing import Annotated, Any, ClassVar, Protocol, cast
 
 import lightning
 import torch
+from annotated_types import Gt, Le
 from lightning import Callback
 from lightning.pytorch.callbacks import ProgressBar
 from torch import nn
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 
 from kindred.data.datamodule import DataModule
 from kindred.training.batch_norm import SyncedLayers
+from kindred.values import Count, NotNegative, Whole
 
 INTERVAL = 10  # optimiser steps between two rows of metrics.csv, where nothing was asked for
 
@@ -58,7 +60,7 @@ class Trainer(lightning.Trainer):
         channels_last: bool = False,
         fused: bool = False,
         enable_progress_bar: bool = True,
-        log_every_n_steps: int | None = None,
+        log_every_n_steps: Count | None = None,
         **kwargs: Any,
     ) -> None:
         # To Lightning a bar that is no class of its own is none, and it would add one.
@@ -110,5 +112,16 @@ class Trainer(lightning.Trainer):
 
 # What kindred.config.check compares the keys with: *args and **kwargs would let every key pass.
 _own = {name: p for name, p in inspect.signature(Trainer.__init__).parameters.items() if p.kind is p.KEYWORD_ONLY}
-_theirs = inspect.signature(lightning.Trainer).parameters
+_share = Count | Annotated[float, Gt(0), Le(1)] | None
+_bounds = {
+    **dict.fromkeys(("max_epochs", "check_val_every_n_epoch", "accumulate_grad_batches", "num_nodes"), Count),
+    **dict.fromkeys((f"limit_{part}_batches" for part in ("train", "val", "test", "predict")), _share),
+    "gradient_clip_val": NotNegative | None,
+    "num_sanity_val_steps": Whole,
+    "precision": int | str | None,  # kindred.training.launch.check_precision knows which, and why
+}
+_theirs = {
+    name: p.replace(annotation=_bounds.get(name, p.annotation))
+    for name, p in inspect.signature(lightning.Trainer).parameters.items()
+}
 Trainer.__signature__ = inspect.Signature([*(_theirs | _own).values()])

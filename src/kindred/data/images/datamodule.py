@@ -1,12 +1,16 @@
 """The DataModule of images."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from annotated_types import Ge, Lt
 
 from kindred.data.datamodule import DataModule
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.views import MultiView
 from kindred.data.source import ArrayExamples, Source
+from kindred.errors import ConfigError
+from kindred.values import Count
 
 
 class ImageSource(Source, Protocol):
@@ -33,13 +37,13 @@ class ImageDataModule(DataModule):
         self,
         source: ImageSource,
         views: MultiView,
-        batch_size: int,
-        image_size: int,
-        channels: int,
-        val_size: int | float | None = None,
-        train_size: int | None = None,
-        eval_batch_size: int = 512,
-        num_workers: int = 0,
+        batch_size: Count,
+        image_size: Count,
+        channels: Count,
+        val_size: Annotated[int, Ge(0)] | Annotated[float, Ge(0), Lt(1)] | None = None,
+        train_size: Count | None = None,
+        eval_batch_size: Count = 512,
+        num_workers: Annotated[int, Ge(0)] = 0,
         seed: int = 0,
     ):
         super().__init__(source, views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed)
@@ -56,20 +60,20 @@ class ImageDataModule(DataModule):
         if isinstance(examples, ArrayExamples):
             channels, size = examples.array.shape[1], examples.array.shape[-1]
             if channels != self.channels:
-                raise ValueError(f"data.channels is {self.channels}, but {name} images have {channels}")
+                raise ConfigError(f"data.channels is {self.channels}, but {name} images have {channels}")
             if size != self.image_size and any(view.size is None for view in views):
-                raise ValueError(
+                raise ConfigError(
                     f"data.image_size is {self.image_size}, but {name} images are {size}x{size} and views.views "
                     f"leaves them so (size: null): set data.image_size={size}, or the views' size"
                 )
         sizes = sorted({view.size or self.image_size for view in views})
         if isinstance(examples, ImageFiles) and len(sizes) > 1:
-            raise ValueError(
+            raise ConfigError(
                 f"views.views have sizes {sizes}: views of streamed images travel as one array, so give all one size"
             )
         mean, std = len(self.source.mean), len(self.source.std)
         if mean != self.channels or std != self.channels:
-            raise ValueError(
+            raise ConfigError(
                 f"data.source.mean and std have {mean} and {std} values: "
                 f"data.channels={self.channels} needs {self.channels} each"
             )

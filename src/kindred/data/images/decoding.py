@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kindred.errors import ConfigError
+
 
 def decode(path: str, channels: int, draft: bool = False) -> Image.Image:
     """The image in `path` as RGB (3 channels) or grey (1). Like torchvision, it is not turned as EXIF says.
@@ -28,7 +30,7 @@ def decode(path: str, channels: int, draft: bool = False) -> Image.Image:
             image.load()
             return image if image.mode == mode else image.convert(mode)
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error, EOFError ...
-        raise ValueError(f"{path} cannot be decoded ({type(error).__name__}: {error})") from error
+        raise ConfigError(f"{path} cannot be decoded ({type(error).__name__}: {error})") from error
 
 
 def centre(image: Image.Image, size: int, enlarged: int | None = None) -> Image.Image:

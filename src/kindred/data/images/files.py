@@ -9,6 +9,7 @@ from PIL import Image
 
 from kindred.data.images.decoding import centre, decode, pixels
 from kindred.data.images.views import MultiView
+from kindred.errors import ConfigError
 
 CHUNK = 16  # images held decoded at a time: photographs of many megapixels need memory, and boxes are drawn per chunk
 
@@ -57,7 +58,7 @@ class ImageFiles(NamedTuple):
         try:
             return decode(self.path(position), self.channels)
         except ValueError as error:
-            raise ValueError(f"{error}; data.source.on_bad_image=skip leaves such files out") from error
+            raise ConfigError(f"{error}; data.source.on_bad_image=skip leaves such files out") from error
 
 
 def _crop(image: Image.Image, size: int, top: int, left: int, height: int, width: int) -> np.ndarray:

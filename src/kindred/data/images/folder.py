@@ -6,6 +6,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from kindred.data.images.decoding import decode_all, keep_rows
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.listing import LAYOUT, Listing, list_images
 from kindred.data.source import ArrayExamples
+from kindred.errors import ConfigError, UnwritableError
+from kindred.values import Count
 
 VERSION = 1  # of how a file becomes pixels: raise it when `decoding.centre` changes
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -61,21 +64,21 @@ class ImageFolder:
     def __init__(
         self,
         root: str,
-        image_size: int,
+        image_size: Count,
         channels: int = 3,
         stream: bool = False,
-        pack: int | None = None,
+        pack: Count | None = None,
         cache_dir: str | None = None,
-        on_bad_image: str = "error",
+        on_bad_image: Literal["error", "skip"] = "error",
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
     ):
         if on_bad_image not in ("error", "skip"):
-            raise ValueError(f'data.source.on_bad_image is {on_bad_image!r}: choose "error" or "skip"')
+            raise ConfigError(f'data.source.on_bad_image is {on_bad_image!r}: choose "error" or "skip"')
         if channels not in (1, 3):
-            raise ValueError(f"data.channels is {channels}: image files are read as 3 (colour) or 1 (grey)")
+            raise ConfigError(f"data.channels is {channels}: image files are read as 3 (colour) or 1 (grey)")
         if pack is not None and (not isinstance(pack, int) or pack < image_size):
-            raise ValueError(
+            raise ConfigError(
                 f"data.source.pack is {pack!r}: give a number of pixels from data.image_size={image_size} up, "
                 f"for example {round(image_size * 256 / 224)}, or null"
             )
@@ -102,7 +105,7 @@ class ImageFolder:
     def load(self, split: str) -> ArrayExamples | ImageFiles | None:
         if split not in self._splits():
             if split == "test":
-                raise ValueError(
+                raise ConfigError(
                     f"data.source.root: {os.path.abspath(self.root)} has no test images; {LAYOUT}. "
                     "Without a test/ folder only val images (data.val_size above 0) can judge"
                 )
@@ -116,7 +119,7 @@ class ImageFolder:
         if len(kept) < len(listing.names):
             bad = np.delete(listing.names, kept)
             if self.on_bad_image == "error":  # the cache was written by a run that skipped them
-                raise ValueError(f"{listing.folder}/{os.fsdecode(bad[0])} cannot be decoded{_hint(len(bad))}")
+                raise ConfigError(f"{listing.folder}/{os.fsdecode(bad[0])} cannot be decoded{_hint(len(bad))}")
             self._skipped[split] = len(bad)
         if self.stream:
             return ImageFiles(listing.folder, listing.names[kept], listing.labels[kept], self.image_size, self.channels)
@@ -155,7 +158,7 @@ class ImageFolder:
                 less = "data.image_size to a smaller number, or data.source.stream=true"
                 if self.pack:
                     less = "or data.source.pack to a smaller number or null"
-                raise OSError(
+                raise UnwritableError(
                     f"data.source.cache_dir: {count} decoded images of {self.stored_size} pixels need {needed / 1e9:.1f} GB "
                     f"and {self.cache_dir} has {free / 1e9:.1f} GB free; set data.source.cache_dir to a larger place, "
                     f"{less}"
@@ -164,9 +167,9 @@ class ImageFolder:
         stop_at_first = self.on_bad_image == "error"
         bad = decode_all(listing.folder, listing.names, images, self.stored_size, self.channels, stop_at_first)
         if bad and stop_at_first:
-            raise ValueError(f"{next(iter(bad.values()))}{_hint(1)}")
+            raise ConfigError(f"{next(iter(bad.values()))}{_hint(1)}")
         if len(bad) == count:
-            raise ValueError(f"data.source.root: none of the {count} images in {listing.folder} can be decoded")
+            raise ConfigError(f"data.source.root: none of the {count} images in {listing.folder} can be decoded")
         kept = np.setdiff1d(np.arange(count), np.array(list(bad), dtype=np.int64))
         if bad and images:
             keep_rows(images, kept)
@@ -178,11 +181,11 @@ class ImageFolder:
     def _list(self, split: str) -> Listing:
         if split not in self._listings:
             if not os.path.isdir(self.root):
-                raise ValueError(f"data.source.root: there is no folder {os.path.abspath(self.root)}; {LAYOUT}")
+                raise ConfigError(f"data.source.root: there is no folder {os.path.abspath(self.root)}; {LAYOUT}")
             self._listings[split] = listing = list_images(os.path.join(self.root, split))
             if split != "train" and listing.class_names != (expected := self._list("train").class_names):
                 missing, extra = set(expected) - set(listing.class_names), set(listing.class_names) - set(expected)
-                raise ValueError(
+                raise ConfigError(
                     f"data.source.root: {os.path.abspath(listing.folder)} and its train/ have different class folders: "
                     f"missing {sorted(missing)}, not in train {sorted(extra)}; {LAYOUT}"
                 )

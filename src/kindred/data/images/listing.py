@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kindred.errors import ConfigError
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 LAYOUT = "expected <root>/train/<class>/<image>, and optionally val/ and test/ with the same classes"
 
@@ -25,11 +27,11 @@ def list_images(folder: str) -> Listing:
         ValueError: naming data.source.root and the path: no such folder, no class, or a class without images.
     """
     if not os.path.isdir(folder):
-        raise ValueError(f"data.source.root: there is no folder {os.path.abspath(folder)}; {LAYOUT}")
+        raise ConfigError(f"data.source.root: there is no folder {os.path.abspath(folder)}; {LAYOUT}")
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
-        raise ValueError(f"data.source.root: {os.path.abspath(folder)} has no class folders; {LAYOUT}")
+        raise ConfigError(f"data.source.root: {os.path.abspath(folder)} has no class folders; {LAYOUT}")
     names, labels = [], []
     stamp = hashlib.sha256()
     for label, name in enumerate(classes):
@@ -40,7 +42,7 @@ def list_images(folder: str) -> Listing:
                     status = entry.stat()
                     found.append((f"{name}/{entry.name}", status.st_size, status.st_mtime_ns))
         if not found:
-            raise ValueError(
+            raise ConfigError(
                 f"data.source.root: {os.path.abspath(folder)}/{name} has no images ({', '.join(EXTENSIONS)}); "
                 f"remove the folder or fill it; {LAYOUT}"
             )

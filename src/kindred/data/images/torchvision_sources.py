@@ -6,6 +6,11 @@ from typing import Any
 import numpy as np
 
 from kindred.data.source import ArrayExamples
+from kindred.errors import KindredError
+
+
+class DownloadError(KindredError, RuntimeError):
+    """A data set that is not there, and cannot be fetched."""
 
 
 class _TorchvisionSource:
@@ -27,7 +32,7 @@ class _TorchvisionSource:
             try:
                 self._read[split] = self._images(self._open(split, download=True))
             except (OSError, RuntimeError) as error:  # no network, no such host, a truncated or corrupt file
-                raise RuntimeError(
+                raise DownloadError(
                     f"{self.name} is not complete in data.source.root={self.root} and cannot be downloaded ({error}). "
                     f"Put {self.files} into {os.path.abspath(self.root)} (from {self.url}), or set data.source.root "
                     "to where it is. DATA=photos needs no download"

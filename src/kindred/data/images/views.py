@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 from itertools import product
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from kindred.data.images import colour
 from kindred.data.images.normalisation import NormalizedEncoder
 from kindred.data.images.resample import CROP_TRIES, box_taps, random_boxes, resample_affine, resample_taps, whole_boxes
 from kindred.data.views import Views
+from kindred.values import Count, NotNegative, Share
 
 CHUNK_VALUES = (
     1 << 17
@@ -78,25 +80,25 @@ class View:
         ValueError, TypeError: name the field, its value and what would be right.
     """
 
-    size: int | None = None
+    size: Count | None = None
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    flip: Share = 0.5
     rotate: float = 0.0
-    translate: float = 0.0
+    translate: Share = 0.0
     zoom: tuple[float, float] = (1.0, 1.0)
-    jitter: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
+    jitter: Share = 0.0
+    brightness: NotNegative = 0.0
+    contrast: NotNegative = 0.0
+    saturation: NotNegative = 0.0
     hue: float = 0.0
-    jitter_order: str = "fixed"
-    gray: float = 0.0
+    jitter_order: Literal["fixed", "random"] = "fixed"
+    gray: Share = 0.0
     gray_first: bool = False
-    blur: float = 0.0
+    blur: Share = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarize: float = 0.0
-    solarize_threshold: float = 0.5
+    solarize: Share = 0.0
+    solarize_threshold: Share = 0.5
 
     def __post_init__(self) -> None:
         if self.size is not None and (isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1):
