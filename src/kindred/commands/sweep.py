@@ -76,8 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         directory = options.directory or sweep_directory(sweep, config)
         write_sweep(directory, sweep)
         return _run(sweep, directory, options)
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__name__ != "StorageInternalError":  # Optuna's, not imported here for the sake of a quick start
+            raise
+        why = " ".join(str(error.__cause__ or error).partition("\n[SQL")[0].split())
+        print(
+            f"error: the sweep's database cannot be written: {why}. What was there before is whole: the same command goes on",
+            file=sys.stderr,
+        )
         return 1
     finally:
         for number, handler in before.items():

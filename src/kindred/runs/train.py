@@ -62,6 +62,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
     from kindred.runs.summary import print_summary, write_summary
     from kindred.tracking.csv_logger import MetricsCSV
     from kindred.training.checkpoints import AtomicCheckpointIO
+    from kindred.training.gradients import sum_parameter_by_parameter
 
     directory = claim.directory
     # The first checkpoint is written long after the last rank has come by here.
@@ -88,7 +89,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
         "trainer",
         default_root_dir=str(directory),
         callbacks=[
-            LambdaCallback(on_validation_start=start, on_train_start=start),
+            LambdaCallback(on_validation_start=start, on_train_start=start, on_fit_start=sum_parameter_by_parameter),
             *(callback for callback in build(config, "callbacks").values() if callback is not None),
         ],
         logger=[csv, *build_loggers(config, directory)],
