@@ -48,7 +48,10 @@ class Ledger:
         lines += [f"| {fault} | {times} | {survived} | {lost} |" for fault, times, survived, lost in [*rows, sums]]
         versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "optuna", "wandb"))
         minutes = (time.monotonic() - self.began) / 60
-        remarks = [*self.remarks, f"Seed {seed}, {minutes:.1f} minutes; Python {platform.python_version()}, {versions}."]
+        remarks = [
+            *self.remarks,
+            f"Seed {seed}, {minutes:.1f} minutes; Python {platform.python_version()}, {versions}.",
+        ]
         return "\n".join(lines) + "\n\n" + "\n\n".join(remarks) + "\n"
 
 

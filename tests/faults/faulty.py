@@ -29,7 +29,9 @@ METHODS = {
 CLOCK = {"seconds", "images_per_second", "train/images_per_second"}
 
 
-def go(run: Path, settings: Sequence[str] = (), ranks: int = 1, prepare: Callable[[], None] = lambda: None) -> list[int]:
+def go(
+    run: Path, settings: Sequence[str] = (), ranks: int = 1, prepare: Callable[[], None] = lambda: None
+) -> list[int]:
     """Start a run, or go on with what is there of it, as a person would; the exit status of each rank."""
     if (run / "config.yaml").exists():
         return [resume(run, prepare=prepare)] if ranks == 1 else resume_ranks(run, count=ranks)
@@ -82,6 +84,7 @@ def limit_while_writing(pattern: str, occurrence: int, size: int, deadly: bool) 
     that is full.
     """
     opened = 0
+    die_of_limit(deadly)
 
     def watch(event: str, arguments: tuple) -> None:
         nonlocal opened
@@ -91,15 +94,19 @@ def limit_while_writing(pattern: str, occurrence: int, size: int, deadly: bool) 
         if flags & (os.O_WRONLY | os.O_RDWR) and fnmatch.fnmatch(str(path), pattern):
             opened += 1
             if opened == occurrence:
-                limit_files(size, deadly)
+                limit_files(size)
 
     sys.addaudithook(watch)
 
 
-def limit_files(size: int, deadly: bool) -> None:
-    """No file of this process may grow beyond `size` bytes."""
+def die_of_limit(deadly: bool) -> None:
+    """Whether the kernel kills this process at the limit of a file's size. Early: Lightning puts signals back."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL if deadly else signal.SIG_IGN)
+
+
+def limit_files(size: int) -> None:
+    """No file of this process may grow beyond `size` bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
@@ -108,5 +115,3 @@ def one_line(text: str) -> str:
     lines = [line for line in text.splitlines() if not line.startswith("W&B: ")]
     assert len(lines) == 1, text
     return lines[0]
-
-

@@ -12,6 +12,7 @@ The run directory, logs/<data>/<model>/<time>-<letters>/, is described in kindre
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,14 @@ KEYS = {  # the most used ones
 }
 
 
+class Terminated(SystemExit):
+    """SIGTERM, where nothing else listens for it."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated(128 + signal.SIGTERM)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = Parser("kindred train", __doc__, usage="kindred train [--cfg] [key=value ...]", add_help=False)
@@ -65,7 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.cfg:
             print(OmegaConf.to_yaml(config, resolve=True))
             return 0
-        train(config)
+        before = signal.signal(
+            signal.SIGTERM, _terminate
+        )  # while data are prepared, say; a step and an evaluation end in order
+        try:
+            train(config)
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return 0
     except Exception as error:
         if not on_purpose(error):
@@ -79,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SystemExit, KeyboardInterrupt) as stop:
         interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
         # Lightning's, not imported here for the sake of a quick start; Ctrl-C it ends by a status of its own.
-        if type(stop).__name__ != "SIGTERMException" and not interrupted:
+        if not (isinstance(stop, Terminated) or type(stop).__name__ == "SIGTERMException" or interrupted):
             raise
         if launch.rank() == 0:
             directory = Path(os.environ.get("KINDRED_RUN_DIR", ""))

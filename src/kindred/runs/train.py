@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from kindred.config import build, check
-from kindred.runs.directory import Claim, begin, run_directory, saved_form
+from kindred.runs.directory import Claim, begin, remove_remains, run_directory, saved_form
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.trust import read_settings
 from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
@@ -52,6 +52,7 @@ def train(config: DictConfig) -> dict[str, float]:
     with Claim(directory) as claim:
         if directory.exists() and launch.rank() == 0:
             claim.take()
+            remove_remains(directory)
         return fit(config, claim, datamodule, module)
 
 
