@@ -195,7 +195,7 @@ def test_a_directory_that_is_gone_ends_the_run_in_one_line_and_is_not_made_anew(
     (elsewhere / ".summary.json.host-1.tmp").touch()  # as a kill leaves it
     assert resume(elsewhere) == 0
     assert (elsewhere / "summary.json").exists()
-    assert not [path for path in elsewhere.rglob(".*")]
+    assert list(elsewhere.rglob(".*")) == []
 
 
 def test_a_checkpoint_makes_no_run_directory(tmp_path):

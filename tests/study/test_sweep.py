@@ -510,5 +510,5 @@ def test_a_database_that_cannot_be_written_ends_it_in_one_line(study, capsys, mo
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert line == (
         "error: the sweep's database cannot be written: disk I/O error. "
-        "What was there before is whole: the same command goes on"
+        "What was there is whole: the same command goes on"
     )

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         why = " ".join(str(error.__cause__ or error).partition("\n[SQL")[0].split())
         print(
-            f"error: the sweep's database cannot be written: {why}. What was there before is whole: the same command goes on",
+            f"error: the sweep's database cannot be written: {why}. What was there is whole: the same command goes on",
             file=sys.stderr,
         )
         return 1

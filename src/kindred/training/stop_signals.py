@@ -44,7 +44,7 @@ class StopSignals:
             self._group = dist.group.WORLD if world else dist.new_group(backend="gloo")  # ty: ignore[invalid-assignment]  it is of all ranks
 
     def give_back(self, trainer: Trainer) -> None:
-        """The signals are what they were before `install`; Lightning, which gives them back after, would as it found them."""
+        """The signals are what they were before `install`; Lightning, which comes after, would as it found them."""
         while self._before:
             number, handler = self._before.popitem()
             trainer._signal_connector._original_handlers.pop(number, None)
