@@ -55,7 +55,7 @@ OVERRIDES = $(call group,MODEL,model) $(call group,DATA,data) $(call group,ENCOD
 	$(call group,EPOCHS,trainer.max_epochs) $(call group,DEVICES,trainer.devices) $(call group,RESUME,resume) \
 	$(if $(DEBUG),$(DEBUGGING)) $(if $(PROFILE),$(PROFILING))
 
-.PHONY: help setup train sweep compare evaluate export test test-all lint format bench lock clean
+.PHONY: help setup train sweep compare evaluate export test test-all faults lint format bench lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -97,10 +97,13 @@ export: $(INSTALLED) ## write a run's encoder to a file: RUN=logs/latest FORMAT=
 	@$(BIN)/python -m kindred export $(call option,RUN,--run) $(call option,FORMAT,--format) $(ARGS)
 
 test: $(INSTALLED) ## run the tests that take minutes
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow and not faults"
 
 test-all: $(INSTALLED) ## run all tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not faults"
+
+faults: $(INSTALLED) ## kill, fill up, cut off: what runs survive, as a table in faults.md (docs/reliability.md)
+	$(BIN)/python -m pytest -q tests/faults --faults-table=faults.md
 
 lint: $(INSTALLED) ## check style, layers and types
 	$(BIN)/ruff check .

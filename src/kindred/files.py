@@ -49,6 +49,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 def unwritable(path: Path, error: OSError) -> UnwritableError:
     """`error`, met while `path` was written, in one line for who has to mend it."""
+    if isinstance(error, FileNotFoundError):
+        return UnwritableError(f"{path}: cannot be written: its directory was moved or deleted")
     disk = path.absolute().parent
     while not os.path.ismount(disk):
         disk = disk.parent

@@ -164,4 +164,4 @@ def test_make_says_what_is_wrong_in_one_line(tmp_path):
 def test_make_help_lists_every_command():
     done = make("help")
     listed = {line.split()[1] for line in done.stdout.splitlines()}
-    assert {"setup", "train", "test", "test-all", "lint", "format", "bench", "clean", "help"} <= listed
+    assert {"setup", "train", "test", "test-all", "faults", "lint", "format", "bench", "clean", "help"} <= listed

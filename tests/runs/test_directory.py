@@ -15,6 +15,7 @@ from kindred.commands.train import main
 from kindred.config import ConfigError
 from kindred.runs.directory import Claim
 from kindred.tracking.metrics_csv import read_metrics
+from kindred.training.checkpoints import AtomicCheckpointIO
 
 WRONG = {
     "data.source.root=/proc/no/such": "data.source.root",
@@ -170,3 +171,34 @@ def test_a_directory_that_was_given_back_meanwhile_is_not_locked_by_two(tmp_path
     with Claim(tmp_path) as second:
         second.take()
         assert os.path.samestat(os.fstat(second.file.fileno()), second.path.stat())
+
+
+def test_sigterm_before_the_run_begins_is_one_line_and_leaves_no_half_data(tmp_path, capfd):
+    def terminated():
+        from kindred.data.images.embedded import Digits
+
+        Digits._decode = lambda self: os.kill(os.getpid(), signal.SIGTERM)
+        return main([*DIGITS, f"run_dir={tmp_path / 'run'}", f"data.source.root={tmp_path / 'data'}"])
+
+    assert in_child(terminated) == 143
+    assert capfd.readouterr().err == "stopped by a signal before the run began\n"
+    assert [path.name for path in tmp_path.rglob("*")] == ["data"]
+
+
+def test_a_directory_that_is_gone_ends_the_run_in_one_line_and_is_not_made_anew(tmp_path, capfd):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    assert start(run, prepare=lambda: add_callback(At(3, lambda: run.rename(elsewhere)))) == 1
+    assert capfd.readouterr().err == (
+        f"error: {run / 'metrics.csv'}: cannot be written: its directory was moved or deleted\n"
+    )
+    assert not run.exists()
+    (elsewhere / ".summary.json.host-1.tmp").touch()  # as a kill leaves it
+    assert resume(elsewhere) == 0
+    assert (elsewhere / "summary.json").exists()
+    assert list(elsewhere.rglob(".*")) == []
+
+
+def test_a_checkpoint_makes_no_run_directory(tmp_path):
+    with pytest.raises(OSError, match="its directory was moved or deleted"):
+        AtomicCheckpointIO("{}").save_checkpoint({}, tmp_path / "gone" / "checkpoints" / "last.ckpt")
+    assert not (tmp_path / "gone").exists()

@@ -447,3 +447,68 @@ def test_signals_are_whose_they_were_after_it(capsys):
     before = [signal.getsignal(number) for number in sweep.STOPS]
     assert sweep.main(["temperature", "--jobs", "0"]) == 1
     assert [signal.getsignal(number) for number in sweep.STOPS] == before
+
+
+def test_killed_between_two_writes_of_the_database_it_forgets_no_training(study, monkeypatch):
+    """In the plan, in a claim, and where a trial that was cut is to wait again: each is several writes."""
+    storage, create = optuna.storages.RDBStorage, optuna.storages.RDBStorage._create_new_trial
+    calls = []
+
+    def die_at(name, number):
+        def write(self, *arguments, **named):
+            calls.append(name)
+            if calls.count(name) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, *arguments, **named)
+
+        original = getattr(storage, name)
+        monkeypatch.setattr(storage, name, write)
+
+    assert in_child(lambda: die_at("_create_new_trial", 3) or study.run()) == -signal.SIGKILL  # two of four are planned
+    assert in_child(lambda: die_at("record_heartbeat", 1) or study.run()) == -signal.SIGKILL  # one runs for nobody
+    study.hold.touch()
+    pid = fork(study.run)
+    study.wait_for_starts(1)
+    os.kill(pid, signal.SIGKILL)  # and one for a process that is no more; cut, it does not come to wait again
+    assert exit_code(pid) == -signal.SIGKILL
+    study.hold.unlink()
+    time.sleep(0.3)  # until its training has seen that
+    assert in_child(lambda: die_at("_create_new_trial", 1) or study.run()) == -signal.SIGKILL
+    assert storage._create_new_trial is create
+    assert study.run() == 0
+    assert [row["run"] for row in study.rows()] == [f"trials/{number:04}" for number in range(4)]
+    assert all(not row.get("error") for row in study.rows())
+
+
+def test_killed_while_it_gets_another_metric_it_has_the_trainings_still(study, monkeypatch):
+    assert study.run() == 0
+    other = {"name": "val/linear_top1", "goal": "maximize"}
+    judged, count = TrialQueue._judged, 0
+
+    def die_at_the_third(self, trial):
+        nonlocal count
+        count += 1
+        return judged(self, trial) if count < 3 else os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed():
+        TrialQueue._judged = die_at_the_third
+        return study.run(metric=other)
+
+    assert in_child(killed) == -signal.SIGKILL
+    for metric in ({"name": "val/knn_top1", "goal": "maximize"}, other):
+        assert study.run(metric=metric) == 0
+        assert len(study.rows()) == 4
+    assert len(study.starts()) == 4
+
+
+def test_a_database_that_cannot_be_written_ends_it_in_one_line(study, capsys, monkeypatch):
+    def full(*_, **__):
+        raise optuna.exceptions.StorageInternalError("wrapped") from OSError("disk I/O error\n[SQL: INSERT ...]")
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "record_heartbeat", full)
+    assert study.run() == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert line == (
+        "error: the sweep's database cannot be written: disk I/O error. "
+        "What was there is whole: the same command goes on"
+    )

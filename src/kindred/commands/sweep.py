@@ -25,6 +25,7 @@ from pathlib import Path
 from kindred.commands.command_line import Parser, names, overrides, say_own_configs
 from kindred.commands.errors import report
 from kindred.config import ConfigError
+from kindred.errors import UnwritableError
 from kindred.study.sweep_file import SweepFile, check, read_sweep, sweep_directory, write_sweep
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1)  # a cluster's; as Ctrl-C, they stop all trainings in order
@@ -78,6 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_sweep(directory, sweep)
         return _run(sweep, directory, options)
     except Exception as error:
+        if type(error).__name__ == "StorageInternalError":  # Optuna's, not imported here for the sake of a quick start
+            why = " ".join(str(error.__cause__ or error).partition("\n[SQL")[0].split())
+            error = UnwritableError(
+                f"the sweep's database cannot be written: {why}. What was there is whole: the same command goes on"
+            )
         return report(error)
     finally:
         for number, handler in before.items():

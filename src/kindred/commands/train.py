@@ -12,6 +12,7 @@ The run directory, logs/<data>/<model>/<time>-<letters>/, is described in kindre
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,14 @@ KEYS = {  # the most used ones
 }
 
 
+class Terminated(SystemExit):
+    """SIGTERM, where nothing else listens for it."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated(128 + signal.SIGTERM)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = Parser("kindred train", __doc__, usage="kindred train [--cfg] [key=value ...]", add_help=False)
@@ -68,7 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             resolve(config)
             print(OmegaConf.to_yaml(config))
             return 0
-        train(config)
+        # While data are prepared, say: a step and an evaluation have a handler that lets them end in order.
+        before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            train(config)
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return 0
     except Exception as error:
         # Until the ranks have met, all see the same settings, and the same fault in them; later on, each its own.
@@ -81,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SystemExit, KeyboardInterrupt) as stop:
         interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
         # Lightning's, not imported here for the sake of a quick start; Ctrl-C it ends by a status of its own.
-        if type(stop).__name__ != "SIGTERMException" and not interrupted:
+        if not (isinstance(stop, Terminated) or type(stop).__name__ == "SIGTERMException" or interrupted):
             raise
         if launch.rank() == 0:
             directory = Path(os.environ.get("KINDRED_RUN_DIR", ""))

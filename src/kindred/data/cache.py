@@ -1,9 +1,11 @@
 """What is decoded once is kept on disk: folders that are either complete or absent."""
 
+import contextlib
+import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ def build_once(folder: Path, build: Callable[[Path], None], key: str) -> None:
     """Let `build` fill `folder` unless it exists.
 
     `build` writes into a temporary neighbour which is renamed when it is complete and on disk, so that a killed or
-    failed build leaves nothing that a later start would take for the real thing.
+    failed build leaves nothing that a later start would take for the real thing; the later start deletes it.
 
     Args:
         folder: what to fill; its name must change with everything its content depends on.
@@ -27,6 +29,9 @@ def build_once(folder: Path, build: Callable[[Path], None], key: str) -> None:
     """
     if folder.is_dir():
         return
+    for remains in folder.parent.glob(f".{folder.name}-????????"):
+        with contextlib.suppress(OSError), _locked(remains):  # else it is being built, or there are no locks here
+            shutil.rmtree(remains)
     unfinished = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         unfinished.mkdir(parents=True)
@@ -34,7 +39,11 @@ def build_once(folder: Path, build: Callable[[Path], None], key: str) -> None:
         raise UnwritableError(
             f"{key}: cannot write to {folder.parent} ({error}); set {key} to a folder that can be"
         ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, unfinished, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a file system without locks
+            stack.enter_context(_locked(unfinished))
+        unfinished.mkdir(exist_ok=True)  # another process may have taken it for remains, until it was locked
         build(unfinished)
         for path in unfinished.iterdir():
             with path.open("rb") as file:
@@ -44,8 +53,17 @@ def build_once(folder: Path, build: Callable[[Path], None], key: str) -> None:
         except OSError:
             if not folder.is_dir():  # another process may have finished the same folder first: then its is as good
                 raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    """A lock on `folder` that ends with this process, at the latest; an OSError if another one has it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        os.close(handle)
 
 
 def open_array(path: Path) -> np.ndarray:

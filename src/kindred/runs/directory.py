@@ -230,11 +230,16 @@ def named_directory(config: DictConfig) -> Path:
     return directory
 
 
-def remove_remains(directory: Path, last: Path | None) -> None:
-    """Delete what a killed process had begun to write, and keep a last.ckpt that is not used from becoming previous.ckpt."""
-    checkpoints = directory / "checkpoints"
-    for path in (*directory.glob(".metrics.csv.*.tmp"), *checkpoints.glob(".*.tmp")):
-        path.unlink(missing_ok=True)
+def remove_remains(directory: Path) -> None:
+    """Delete what a killed process had begun to write; this one has claimed the directory."""
+    names = ("config.yaml", "environment.json", "metrics.csv", "summary.json", "wandb.json")
+    for pattern in (*(f".{name}.*.tmp" for name in names), "checkpoints/.*.tmp"):
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def put_aside(checkpoints: Path, last: Path | None) -> None:
+    """Keep a damaged last.ckpt, from which no run goes on, from becoming previous.ckpt."""
     if last is not None and (damaged := checkpoints / "last.ckpt") != last and damaged.exists():
         damaged.replace(checkpoints / "damaged.ckpt")
 
@@ -248,7 +253,7 @@ def begin(config: DictConfig, claim: Claim, last: Path | None) -> None:
     directory = claim.directory
     directory.mkdir(parents=True, exist_ok=True)
     claim.take()
-    remove_remains(directory, last)
+    put_aside(directory / "checkpoints", last)
     if config.resume is None and config.run_dir is not None:
         named_directory(config)  # another process may have begun and ended a run there by now
     write_atomically(directory / "config.yaml", signed(saved_form(config)))

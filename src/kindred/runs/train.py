@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from kindred.config import build, check
 from kindred.errors import ConfigError
-from kindred.runs.directory import Claim, begin, check_place, run_directory, saved_form
+from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.trust import read_settings
 from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
@@ -56,6 +56,7 @@ def train(config: DictConfig) -> dict[str, float]:
     with Claim(directory) as claim:
         if directory.exists() and launch.rank() == 0:
             claim.take()
+            remove_remains(directory)
         return fit(config, claim, datamodule, module)
 
 
@@ -74,6 +75,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
     from kindred.runs.summary import print_summary, write_summary
     from kindred.tracking.csv_logger import MetricsCSV
     from kindred.training.checkpoints import AtomicCheckpointIO
+    from kindred.training.gradients import sum_parameter_by_parameter
 
     directory = claim.directory
     # The first checkpoint is written long after the last rank has come by here.
@@ -100,7 +102,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
         "trainer",
         default_root_dir=str(directory),
         callbacks=[
-            LambdaCallback(on_validation_start=start, on_train_start=start),
+            LambdaCallback(on_validation_start=start, on_train_start=start, on_fit_start=sum_parameter_by_parameter),
             *(callback for callback in build(config, "callbacks").values() if callback is not None),
         ],
         logger=[csv, *build_loggers(config, directory)],

@@ -52,14 +52,26 @@ class TrialQueue:
         self.study = self._load()
         self.distributions = sweep.distributions()
         with self._alone():
-            if not self.study.trials:
-                for parameters in self._known_from_the_start():
-                    self.study.enqueue_trial(parameters, user_attrs={"planned": list(parameters)})
+            # What is planned comes first, each a write of its own: a start that was killed there left the rest of it to do.
+            for parameters in self._known_from_the_start()[len(self.study.trials) :]:
+                self.study.enqueue_trial(parameters, user_attrs={"planned": list(parameters)})
         self._judge_by_metric()
 
     def _load(self) -> optuna.Study:
+        """The sweep's study, made if there is none: the newest one that is whole, see `_judge_by_metric`."""
+        own = self.directory.name
+        with self._alone():
+            found = [s for s in self.storage.get_all_studies() if s.study_name.partition("/")[0] == own]
+            whole = [study for study in found if study.study_name == own or "metric" in study.user_attrs]
+            name = max(whole, key=lambda study: study._study_id).study_name if whole else own
+            for study in found:
+                if study.study_name != name:
+                    optuna.delete_study(study_name=study.study_name, storage=self.storage)
+            return self._study(name)
+
+    def _study(self, name: str) -> optuna.Study:
         return optuna.create_study(
-            study_name=self.directory.name,
+            study_name=name,
             storage=self.storage,
             sampler=optuna.samplers.TPESampler(seed=0, constant_liar=True),
             direction=self.sweep.goal,
@@ -93,7 +105,8 @@ class TrialQueue:
     def _judge_by_metric(self) -> None:
         """Where the sweep has got another metric since, have each training that ended count by that: none is repeated.
 
-        Optuna changes no value of a trial that ended, so the study is written anew, with the same numbers.
+        Optuna changes no value of a trial that ended, so another study is written, with the same numbers. Until it is whole,
+        which its metric says, the one before counts.
 
         Raises:
             ConfigError: trainings run under the metric that it had.
@@ -109,10 +122,11 @@ class TrialQueue:
                         f"metric.name is {asked[0]}: {running} trainings of {self.directory} run under {before}; "
                         "stop them first"
                     )
-                optuna.delete_study(study_name=self.directory.name, storage=self.storage)
-                self.study = self._load()
+                before, self.study = self.study, self._study(f"{self.directory.name}/{' '.join(asked)}")
                 for trial in trials:
                     self.study.add_trial(self._judged(trial))
+                self.study.set_user_attr("metric", asked)
+                optuna.delete_study(study_name=before.study_name, storage=self.storage)
         self.study.set_user_attr("metric", asked)
 
     def _judged(self, trial: FrozenTrial) -> FrozenTrial:
@@ -182,25 +196,25 @@ class TrialQueue:
             begun = [trial for trial in trials if not _was_cut(trial) and trial.state is not TrialState.PRUNED]
             if not waiting and (self.sweep.method != "bayes" or len(begun) >= self.total()):
                 return None
-            trial = self._ask()
+            trial = self._ask(worker)
             if trial is None or self._is_repeated(trial):  # several machines that started at once
                 if trial is not None:
                     self.study.tell(trial, state=TrialState.PRUNED)
                 continue
-            self.storage.record_heartbeat(trial._trial_id)
-            trial.set_user_attr("worker", worker)
             if "run" not in trial.user_attrs:
-                trial.set_user_attr("run", f"trials/{trial.number:04d}")
+                trial.set_user_attr("run", _run_of(trial))
             if (self._run(trial) / "summary.json").exists():  # it ended, but the sweep did not live to see it
                 self._tell(trial, 0)
                 continue
             return trial
 
-    def _ask(self) -> Trial | None:
+    def _ask(self, worker: str) -> Trial | None:
         """A trial with its parameters; None if it was planned, and another process took it in this moment."""
         draws = self.sweep.method == "bayes"
         with self._alone():  # one that was cut waits in the study, whatever the method
             trial = self.study.ask(self.distributions if draws else None)
+            self.storage.record_heartbeat(trial._trial_id)
+            trial.set_user_attr("worker", worker)
         if draws:
             return trial
         if "planned" not in trial.user_attrs:
@@ -231,7 +245,8 @@ class TrialQueue:
             value, outcome = None, {"error": last_lines(self._run(trial)) or f"exit status {status}, without a word"}
         else:
             value, outcome = self._outcome(self._run(trial))
-        self._end(trial.number, value, **outcome)
+        with self._alone():
+            self._end(trial.number, value, **outcome)
 
     def _outcome(self, run: Path) -> tuple[float | None, dict[str, Any]]:
         """What a training that ended is worth, and its summary; or None, and why there is no value."""
@@ -243,21 +258,21 @@ class TrialQueue:
         return None, {"error": f"metric.name is {self.sweep.metric}, which summary.json lacks; it has {names}"}
 
     def _end(self, number: int, value: float | None, **attributes: Any) -> bool:
-        """Complete a trial with its value, or fail it; False if another process did so before."""
-        with self._alone():
-            trial = self.study.trials[number]
-            try:
-                for name, attribute in attributes.items():
-                    self.storage.set_trial_user_attr(trial._trial_id, name, attribute)
-                self.study.tell(number, value, state=TrialState.FAIL if value is None else None)
-            except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-                return False
+        """Complete a trial with its value, or fail it; False if another process did so before. Called while alone."""
+        trial = self.study.trials[number]
+        try:
+            for name, attribute in attributes.items():
+                self.storage.set_trial_user_attr(trial._trial_id, name, attribute)
+            self.study.tell(number, value, state=TrialState.FAIL if value is None else None)
+        except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+            return False
         return True
 
     def _cut(self, trial: FrozenTrial) -> None:
         """Have a trial of which nothing failed wait again."""
-        if self._end(trial.number, None):
-            self._requeue(self.study, trial)
+        with self._alone():
+            if self._end(trial.number, None):
+                self._requeue(self.study, trial)
 
     def _requeue(self, study: optuna.Study, trial: FrozenTrial) -> None:
         study.add_trial(
@@ -265,7 +280,8 @@ class TrialQueue:
                 state=TrialState.WAITING,
                 params=trial.params,
                 distributions=trial.distributions,
-                user_attrs={key: value for key, value in trial.user_attrs.items() if key in ("run", "planned")},
+                user_attrs={key: trial.user_attrs[key] for key in ("planned",) if key in trial.user_attrs}
+                | {"run": _run_of(trial)},
                 system_attrs={"fixed_params": {**trial.system_attrs.get("fixed_params", {}), **trial.params}},
             )
         )
@@ -313,11 +329,17 @@ class TrialQueue:
                 (folder / name).unlink(missing_ok=True)
 
     def _requeue_the_dead(self) -> None:
-        """Have the trials wait again whose sweep process died on this machine; the heartbeat tells of other machines."""
-        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            worker = trial.user_attrs.get("worker", "")
-            if worker.rpartition("-")[0] == socket.gethostname() and not self._is_alive(worker):
-                self._cut(trial)
+        """Have the trials wait again whose sweep process died on this machine; the heartbeat tells of other machines.
+
+        It may have died between two writes: a trial that runs for nobody, or was cut and does not wait.
+        """
+        with self._alone():
+            for trial in {_run_of(trial): trial for trial in self.study.trials}.values():
+                worker = trial.user_attrs.get("worker")
+                here = worker is None or worker.rpartition("-")[0] == socket.gethostname()
+                dead = trial.state is TrialState.RUNNING and here and not (worker and self._is_alive(worker))
+                if _was_cut(trial) or (dead and self._end(trial.number, None)):
+                    self._requeue(self.study, trial)
 
     def _is_alive(self, worker: str) -> bool:
         try:
@@ -340,6 +362,11 @@ def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> None:
     else:
         assert isinstance(distribution, FloatDistribution)
         trial.suggest_float(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _run_of(trial: Trial | FrozenTrial) -> str:
+    """The run directory of a trial, in the sweep's: its own number's, or that of the trial in whose place it goes on."""
+    return trial.user_attrs.get("run", f"trials/{trial.number:04d}")
 
 
 def _was_cut(trial: FrozenTrial) -> bool:

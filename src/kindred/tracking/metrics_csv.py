@@ -101,7 +101,10 @@ class MetricsFile:
         if self.open_row and step < self.open_row["step"]:
             raise ValueError(f"metrics of step {step} after those of step {self.open_row['step']:g}: {self.path}")
         if self.open_row and step > self.open_row["step"]:
-            self.offset = self.path.stat().st_size
+            try:
+                self.offset = self.path.stat().st_size
+            except OSError as error:
+                raise unwritable(self.path, error) from error
             self.open_row = {}
         self.open_row |= {"step": step, **metrics}
         if new := [name for name in self.open_row if name not in self.columns]:

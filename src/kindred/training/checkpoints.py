@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from kindred.data.loading import ViewBatch
-from kindred.files import seal, whole
+from kindred.files import seal, unwritable, whole
 from kindred.training.stop_signals import StopSignals
 from kindred.training.trainer import Trainer
 from kindred.values import Count
@@ -32,7 +32,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(exist_ok=True)  # not its parents: a run directory that is gone is not made anew
+        except OSError as error:
+            raise unwritable(path, error) from error
         with whole(path) as file:
             torch.save(checkpoint | {"settings": self.settings}, file)
             seal(file)

@@ -27,17 +27,15 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = 0
-        self._before: Any = None  # the handler of Ctrl-C that was there
+        self._before: dict[signal.Signals, Any] = {}  # the handlers that were there
         self._group: dist.ProcessGroup | None = None
 
     def install(self, trainer: Trainer) -> None:
         """Put the flag in the place of Lightning's handlers, which it registers when a loop starts and takes back after."""
         in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGINT) not in (
-            signal.SIG_IGN,
-            self._note,
-        ):  # ignored: nohup, `&`
-            self._before = signal.signal(signal.SIGINT, self._note)
+        for number in (signal.SIGINT, signal.SIGTERM):  # Lightning calls a handler of SIGTERM that it finds, too
+            if in_main_thread and signal.getsignal(number) not in (signal.SIG_IGN, self._note):  # ignored: nohup, `&`
+                self._before[number] = signal.signal(number, self._note)
         connector = trainer._signal_connector
         connector._sigterm_notifier_fn = connector._slurm_sigusr_handler_fn = self._note
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
@@ -46,11 +44,11 @@ class StopSignals:
             self._group = dist.group.WORLD if world else dist.new_group(backend="gloo")  # ty: ignore[invalid-assignment]  it is of all ranks
 
     def give_back(self, trainer: Trainer) -> None:
-        """Ctrl-C is what it was before `install`; the other two Lightning gives back, and would this one as it found it."""
-        if self._before is not None:
-            trainer._signal_connector._original_handlers.pop(signal.SIGINT, None)
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        """The signals are what they were before `install`; Lightning, which comes after, would as it found them."""
+        while self._before:
+            number, handler = self._before.popitem()
+            trainer._signal_connector._original_handlers.pop(number, None)
+            signal.signal(number, handler)
 
     def _note(self, signum: int, _: Any) -> None:
         if signum == signal.SIGINT:

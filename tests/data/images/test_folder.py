@@ -170,7 +170,7 @@ def test_an_interrupted_build_leaves_no_cache(root, monkeypatch, failure):
 
 
 def test_a_killed_build_is_not_taken_for_a_cache(tmp_path):
-    """SIGKILL runs no `finally`: what it leaves has another name."""
+    """SIGKILL runs no `finally`: what it leaves has another name, until the next start deletes it."""
     folder = tmp_path / "cache"
     pid = os.fork()
     if pid == 0:
@@ -179,6 +179,7 @@ def test_a_killed_build_is_not_taken_for_a_cache(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     build_once(folder, lambda place: (place / "whole").write_text("x"), key="key")
     assert [path.name for path in folder.iterdir()] == ["whole"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_two_processes_may_build_the_same_cache(tmp_path):
