@@ -1,5 +1,6 @@
 """A run directory is there once there is something to run, and not before."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -123,14 +124,20 @@ def test_the_lock_ends_with_its_process_even_if_loader_workers_outlive_it(tmp_pa
     workers = ["data.num_workers=2", "trainer.max_epochs=1"]
 
     def fork_and_die():
-        if os.fork() == 0:  # as a worker of the loader, for a while
-            time.sleep(30)
+        if (worker := os.fork()) == 0:
+            for handle in os.listdir("/proc/self/fd"):  # whoever waits for the parent would wait for this one, too
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"/proc/self/fd/{handle}").startswith("pipe:"):
+                        os.close(int(handle))
+            time.sleep(60)
             os._exit(0)
+        (tmp_path / "worker").write_text(str(worker))
         kill_self()
 
     assert start(run, workers, prepare=lambda: add_callback(At(3, fork_and_die))) == -signal.SIGKILL
     assert (run / ".lock").exists()
     assert resume(run) == 0
+    os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)  # which was there all the time
     assert not (run / ".lock").exists()
 
 
