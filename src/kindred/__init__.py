@@ -1,11 +1,17 @@
 """Kindred: contrastive representation learning, exact on any number of devices."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kindred.runs.run import Run, load_run
 
 __all__ = ["Run", "load_run"]
+
+# How often OpenMP's threads look whether there is work before they sleep. Left alone they look so long that they take the
+# cores from whoever has work (benchmarks/busy.py). GNU's library reads it once, when torch is imported; so here.
+if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def __getattr__(name: str) -> Any:

@@ -37,8 +37,8 @@ class Trainer(lightning.Trainer):
     Args:
         compile: compile the encoder and every other part of the method (torch.compile). In place, so that checkpoints have
             the same names with it and without.
-        channels_last: keep the encoder's weights, and with them what passes through it, in the order that convolutions on
-            GPUs are made for.
+        channels_last: keep the weights of convolutions, as views of images are, in the order in memory that most of them
+            are made for; without it both are in torch's own.
         fused: update all weights in one kernel, where the optimiser has one (torch's SGD, Adam and AdamW do; LARS does not)
             and was not told otherwise (`model.optimizer.fused`).
         enable_progress_bar: whether kindred.callbacks.progress.Progress draws a bar where there is a terminal; without that
@@ -95,8 +95,12 @@ class Trainer(lightning.Trainer):
 
     def speed_up(self, module: Method) -> None:
         """Prepare `module` for this trainer, before fit."""
-        if self.channels_last:
-            module.encoder.to(memory_format=torch.channels_last)
+        for part in module.children():
+            if self.channels_last:  # not Module.to, which stumbles over the five dimensions of a video's
+                for weight in (parameter for parameter in part.parameters() if parameter.ndim == 4):
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            else:
+                part.register_forward_pre_hook(_contiguous)
         # With float16 a fused optimiser unscales the gradients itself, after Lightning would have had to clip them.
         takes = inspect.signature(module.optimizer.func).parameters
         if self.fused and "fused" in takes and self.precision != "16-mixed":
@@ -108,6 +112,10 @@ class Trainer(lightning.Trainer):
             for part in module.children():
                 if any(parameter.ndim > 1 for parameter in part.parameters()):  # a network; no queue, no temperature
                     part.compile()
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(value.contiguous() if isinstance(value, torch.Tensor) else value for value in inputs)
 
 
 # What kindred.config.check compares the keys with: *args and **kwargs would let every key pass.

@@ -197,9 +197,15 @@ class MultiView(Views):
         return self.normalize(images)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """float [..., C, H, W] in [0, 1] -> zero mean and unit variance per channel over the source's train images."""
+        """float [B, C, H, W] in [0, 1] -> zero mean and unit variance per channel over the source's train images.
+
+        In channels_last order of memory, as convolutions want it on CPUs and GPUs: no copy has to bring it there.
+        """
         mean, std = self._on(images.device)
-        return (images - mean) / std
+        result = torch.empty_like(images, memory_format=torch.channels_last)
+        for channel in range(images.shape[1]):  # one at a time is quick to read, and to write with a stride
+            result[:, channel] = (images[:, channel] - mean[channel]) / std[channel]
+        return result
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._statistics:  # copied once: a copy per batch would wait for the device
