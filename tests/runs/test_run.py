@@ -39,6 +39,7 @@ def test_everything_is_there(run):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert {"command", "git_commit", "git_diff", "python", "platform", "cpu_cores", "gpus"} <= environment.keys()
+    assert environment["openmp"].keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
 
 
 def test_summary_is_the_last_epoch_with_base_lines_and_best_values(run):
