@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 TOP = ("top1", "top5")
 GEOMETRY = ("uniformity", "tolerance", "effective_rank")
+LABEL_FREE = ("rankme", "alpha_req", "lidar", "alignment", "info_nce")
 # Class -> the names that it records; `split` stands for what the run is judged on, val or test.
 CALLBACKS = {
     "kindred.callbacks.train_metrics.TrainMetrics": (
@@ -23,6 +24,9 @@ CALLBACKS = {
     "kindred.callbacks.geometry.GeometryCallback": (
         *("train/alignment", "train/projector_alignment"),
         *(f"split/{of}{name}" for of in ("", "projector_") for name in GEOMETRY),
+    ),
+    "kindred.callbacks.label_free.LabelFreeCallback": tuple(
+        f"split/{of}{name}" for of in ("", "projector_") for name in LABEL_FREE
     ),
     "kindred.callbacks.hardness.HardnessCallback": ("train/penalty_entropy", "train/effective_negatives"),
     "kindred.callbacks.feature_store.FeatureStore": (),

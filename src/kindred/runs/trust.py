@@ -50,6 +50,7 @@ TRUSTED = {
             "kindred.callbacks.guard.Guard",
             "kindred.callbacks.hardness.HardnessCallback",
             "kindred.callbacks.knn.KNNCallback",
+            "kindred.callbacks.label_free.LabelFreeCallback",
             "kindred.callbacks.linear_probe.LinearProbeCallback",
             "kindred.callbacks.progress.Progress",
             "kindred.callbacks.train_metrics.TrainMetrics",
