@@ -20,7 +20,7 @@ def test_the_last_epochs_judges_are_those_of_the_runs_encoder(run):
     images = np.arange(len(data.query))  # fewer than are asked for
     batch = data.query.__getitems__(images)
     plain = module(data.views.plain(batch.raw))
-    views = [view for epoch in (-1, -2) for view in data.views.augment(batch.raw, batch.index, epoch)]
+    views = [view for epoch in (-2, -1) for view in data.views.augment(batch.raw, batch.index, epoch)]
     augmented = torch.stack([module(view) for view in views])
     for prefix, each, several in (
         ("", plain, augmented),
@@ -50,12 +50,16 @@ def test_a_run_without_them_has_the_same_weights_and_rows(run, tmp_path):
     assert_same(one, other)
 
 
-def test_features_that_are_not_finite_are_not_judged(tmp_path):
-    """They are Guard's business, which says so in one line."""
+def test_features_that_are_not_finite_are_not_judged_and_common_views_are_the_same_for_all(run, tmp_path):
+    """The former are Guard's business, which says so in one line."""
     directory = tmp_path / "run"
     without = ("guard", "geometry", "knn", "linear_probe", "figures")
     words = ["model.optimizer.lr=1e30", "trainer.max_epochs=1", *(f"~callbacks.{name}" for name in without)]
-    assert start(directory, words) == 0
+    assert start(directory, [*words, "views=crop_only", "+views@callbacks.label_free.views=digits"]) == 0
     untrained, *_, last = read_metrics(directory / "metrics.csv")
-    assert "val/lidar" in untrained
     assert "val/lidar" not in last
+    trained_by_those = read_metrics(run / "metrics.csv")[0]  # the same encoder before its first step
+    for of in ("", "projector_"):
+        for name in ("lidar", "alignment", "info_nce"):
+            assert untrained[f"val/{of}common_{name}"] == trained_by_those[f"val/{of}{name}"]
+            assert untrained[f"val/{of}common_{name}"] != untrained[f"val/{of}{name}"]

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from kindred.callbacks.feature_store import Features, feature_store
 from kindred.callbacks.record import record
+from kindred.data.loading import Subset
+from kindred.data.views import Views
 from kindred.distributed import gather_uneven, sum_over_ranks
 from kindred.evaluation.geometry import alignment
 from kindred.evaluation.label_free import alpha_req, info_nce, lidar, rankme
@@ -31,52 +33,64 @@ class LabelFreeCallback(Callback):
         images: held-out images, evenly spread, that are augmented; better more than there are features.
         draws: how often each of them is augmented, every time by all of the run's views: LiDAR sees draws x V views.
         temperature: of InfoNCE, the same for all runs that are to be compared, whatever they are trained with.
+        views: by these too, with the results as `val/common_lidar`, ...: a run whose own views hardly differ has an easier
+            task than others, and is not the better for it. `+views@callbacks.label_free.views=small` chooses them.
     """
 
-    def __init__(self, images: Annotated[int, Ge(2)] = 384, draws: Count = 2, temperature: Positive = 0.2) -> None:
-        self.images, self.draws, self.temperature = images, draws, temperature
+    def __init__(
+        self,
+        images: Annotated[int, Ge(2)] = 384,
+        draws: Count = 2,
+        temperature: Positive = 0.2,
+        views: Views | None = None,
+    ) -> None:
+        self.images, self.draws, self.temperature, self.views = images, draws, temperature, views
+
+    def setup(self, trainer: Trainer, module: ContrastiveModule, stage: str) -> None:
+        if self.views is not None:
+            self.views.expect_as(trainer.datamodule.views)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
-        store, split = feature_store(trainer), trainer.datamodule.monitor
-        augmented = self._augmented(trainer, module)
-        for prefix, share, views in zip(("", "projector_"), (store.query, store.projected), augmented, strict=True):
-            if sum_over_ranks((~share.features.isfinite()).sum()) or not views.isfinite().all():
-                continue
+        store = feature_store(trainer)
+        for prefix, share in (("", store.query), ("projector_", store.projected)):
             spread = _spread(share)
-            values = {"rankme": rankme(spread), "alpha_req": alpha_req(spread)}
-            if len(views) > 1:
-                one_draw = views[: max(2, len(views) // self.draws)]
-                values |= {"lidar": lidar(views), "alignment": alignment(views)}
-                values["info_nce"] = info_nce(one_draw, self.temperature)
-            record(trainer, {f"{split}/{prefix}{name}": value for name, value in values.items() if not value.isnan()})
+            if not sum_over_ranks((~spread.isfinite()).sum()):
+                _record(trainer, prefix, {"rankme": rankme(spread), "alpha_req": alpha_req(spread)})
+        for views, whose in ((trainer.datamodule.views, ""), (self.views, "common_")):
+            if views is None or len(views) * self.draws < 2:
+                continue
+            for prefix, embeddings in zip(("", "projector_"), self._encoded(trainer, module, views), strict=True):
+                if embeddings.isfinite().all():
+                    one_draw = embeddings[: max(2, len(views))]
+                    values = {"lidar": lidar(embeddings), "alignment": alignment(embeddings)}
+                    _record(trainer, prefix + whose, values | {"info_nce": info_nce(one_draw, self.temperature)})
 
-    def _augmented(self, trainer: Trainer, module: ContrastiveModule) -> tuple[Tensor, Tensor]:
-        """Features [V, B, F] and projections [V, B, D] of all ranks' views, the images in their order."""
+    def _encoded(self, trainer: Trainer, module: ContrastiveModule, views: Views) -> tuple[Tensor, Tensor]:
+        """Features [draws x V, B, F] and projections [draws x V, B, D] on every rank, the images in their order."""
         data = trainer.datamodule
-        items = np.linspace(0, len(data.query) - 1, min(self.images, len(data.query))).astype(int)
-        own = np.arange(trainer.global_rank, len(items), trainer.world_size)
+        images = np.linspace(0, len(data.query) - 1, min(self.images, len(data.query))).astype(int)
+        dataset = Subset(data.query.examples, data.query.positions[images], views)
+        own = np.arange(trainer.global_rank, len(images), trainer.world_size)
         read = own if len(own) else np.zeros(1, dtype=int)  # for the shapes; none of it is kept
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for part in np.array_split(read, -(-len(read) // data.eval_batch_size)):
-            views = self._views(trainer, module, items[part])
+        for items in np.array_split(read, -(-len(read) // data.eval_batch_size)):
+            inputs: list[Tensor] = []
+            for epoch in range(-self.draws, 0):
+                batch = dataset.train_items(items, epoch)
+                inputs += views.augment(batch.raw.to(module.device), batch.index.to(module.device), epoch)
             with torch.no_grad(), trainer.precision_plugin.forward_context():
-                features = [module(view) for view in views]
-                projections = [module.projector(x) for x in features]
-            for each, parts in zip(found, (features, projections), strict=True):
-                each.append(torch.stack(parts, dim=1).float())
+                features = [module(each) for each in inputs]
+                projections = [module.projector(each) for each in features]
+            for parts, encoded in zip(found, (features, projections), strict=True):
+                parts.append(torch.stack(encoded, dim=1).float())
         order = gather_uneven(torch.from_numpy(own).to(module.device)).argsort()
-        whole = (gather_uneven(torch.cat(each)[: len(own)])[order] for each in found)
-        features, projections = (each.transpose(0, 1) for each in whole)
+        features, projections = (gather_uneven(torch.cat(parts)[: len(own)])[order].transpose(0, 1) for parts in found)
         return features, projections
 
-    def _views(self, trainer: Trainer, module: ContrastiveModule, items: np.ndarray) -> list[Tensor]:
-        """draws x V views [n, ...] of the held-out images at `items`."""
-        data, views = trainer.datamodule, []
-        for draw in range(self.draws):
-            epoch = -1 - draw
-            batch = data.query.train_items(items, epoch)
-            views += data.views.augment(batch.raw.to(module.device), batch.index.to(module.device), epoch)
-        return views
+
+def _record(trainer: Trainer, prefix: str, values: dict[str, Tensor]) -> None:
+    split = trainer.datamodule.monitor
+    record(trainer, {f"{split}/{prefix}{name}": value for name, value in values.items() if not value.isnan()})
 
 
 def _spread(share: Features) -> Tensor:

@@ -58,6 +58,8 @@ TRUSTED = {
             "kindred.training.step_seed.StepSeed",
         }
     ),
+    "callbacks.*.views": frozenset({"kindred.data.images.views.MultiView"}),
+    "callbacks.*.views.views.*": frozenset({"kindred.data.images.views.View"}),
     "logger.*": frozenset({"kindred.tracking.wandb_logger.WandbLogger"}),
 }
 PARTS = tuple(dict.fromkeys(place.partition(".")[0] for place in TRUSTED))  # keys of a configuration that are built
