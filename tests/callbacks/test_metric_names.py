@@ -10,6 +10,8 @@ from children import DIGITS, start
 from kindred.callbacks.metric_names import metric_names
 from kindred.config import compose
 
+COMMON = "+views@callbacks.label_free.views=crop_only"
+
 
 def written(directory):
     return set(json.loads((directory / "summary.json").read_text()))
@@ -22,7 +24,7 @@ def test_of_the_default_callbacks(run):
 @pytest.mark.parametrize(
     ("method", "more"),
     [
-        ("mocov2", ["data.val_size=0", "callbacks=hardness", "model.queue_size=512"]),
+        ("mocov2", ["data.val_size=0", "callbacks=hardness", "model.queue_size=512", COMMON]),
         ("nnclr", ["~callbacks.knn", "~callbacks.geometry", "callbacks.figures=null", "model.queue_size=256"]),
     ],
 )

@@ -13,6 +13,7 @@ from torch import nn
 from kindred.callbacks.feature_store import FeatureStore
 from kindred.callbacks.geometry import GeometryCallback
 from kindred.callbacks.knn import KNNCallback
+from kindred.callbacks.label_free import LabelFreeCallback
 from kindred.callbacks.linear_probe import LinearProbeCallback
 from kindred.config import compose
 from kindred.distributed import rank, world_size
@@ -51,6 +52,10 @@ class Kept(Logger):
 
 GEOMETRY = [f"val/{name}@{step}" for name in ("uniformity", "tolerance", "effective_rank") for step in (0, 3, 6)]
 GEOMETRY += [f"val/projector_{name}@0" for name in ("uniformity", "tolerance", "effective_rank")]
+JUDGES = ("rankme", "lidar", "alignment", "info_nce")  # of 6 features no alpha
+JUDGED = [f"val/{name}@{step}" for name in JUDGES for step in (0, 3, 6)] + [
+    f"val/projector_{name}@0" for name in JUDGES
+]
 
 
 def evaluate(labelled):
@@ -63,6 +68,7 @@ def evaluate(labelled):
     module = small(SimCLR, encoder=Projection)
     module.optimizer.keywords["lr"] = 0.0
     logger, store = Kept(), FeatureStore()
+    judges = LabelFreeCallback(images=101 if labelled else 2)  # of three ranks one has none of two images
     trainer = lightning.Trainer(
         accelerator="cpu",
         strategy="ddp" if world_size() > 1 else "auto",
@@ -70,7 +76,7 @@ def evaluate(labelled):
         max_epochs=2,
         limit_train_batches=3,
         log_every_n_steps=1,
-        callbacks=[store, KNNCallback(k=20), LinearProbeCallback(), GeometryCallback(images=200)],
+        callbacks=[store, KNNCallback(k=20), LinearProbeCallback(), GeometryCallback(images=200), judges],
         logger=logger,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -83,7 +89,9 @@ def evaluate(labelled):
     metrics = {name: value for name, value in logger.metrics.items() if "knn" in name or "linear" in name}
     # Later on the projector's batch norm has seen each rank's share alone: sync_batchnorm is off here.
     geometry = {
-        k: v for k, v in logger.metrics.items() if k in GEOMETRY or k.endswith(("/alignment@1", "/alignment@4"))
+        k: v
+        for k, v in logger.metrics.items()
+        if k in GEOMETRY + JUDGED or k in ("train/alignment@1", "train/alignment@4")
     }
     assert labelled or int((store.bank.gathered().labels < 0).sum()) == 335
     return metrics, geometry, len(store.bank.labels), store.query.gathered()._asdict()
@@ -100,7 +108,9 @@ def test_knn_and_probe_on_several_ranks_equal_those_on_one_to_the_image(labelled
     assert metrics.keys() == set(tops)
     assert all(0.2 < value <= 1 and round(value * 359, 3) % 1 == 0 for value in metrics.values())
     assert all(value < 1 for name, value in metrics.items() if "top1" in name)
-    assert geometry.keys() == {*GEOMETRY, "train/alignment@1", "train/alignment@4"}
+    assert geometry.keys() == {*GEOMETRY, *JUDGED, "train/alignment@1", "train/alignment@4"}
+    # Weights that stay are judged by the same views of the same images at each evaluation.
+    assert all(geometry[f"val/{name}@6"] == geometry[f"val/{name}@3"] == geometry[f"val/{name}@0"] for name in JUDGES)
     rows = torch.linspace(0, 358, 200).long()
     expected = tolerance(query["features"][rows], query["labels"][rows])
     assert geometry["val/tolerance@6"] == pytest.approx(float(expected), rel=1e-6)

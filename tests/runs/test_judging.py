@@ -95,6 +95,21 @@ def test_what_it_writes(evaluated):
     assert [result[key] for key in facts[2:]] == ["digits", 1, 0, "val", 10, 1079, 359, 359]
 
 
+def test_briefly_and_of_several_runs_at_once(evaluated, tmp_path, capsys):
+    """As after a sweep: what is left out changes nothing about the rest."""
+    for name in ("one", "other"):
+        copy_of(evaluated[0], tmp_path / "trials" / name)
+        shutil.rmtree(tmp_path / "trials" / name / "figures")
+    assert main(["--run", str(tmp_path / "tri*"), "--brief"]) == 0
+    whole = {key: value for key, value in evaluated[1].items() if not key.startswith(("pixels/", "untrained/"))}
+    for name in ("one", "other"):
+        directory = tmp_path / "trials" / name
+        assert json.loads((directory / "evaluation.json").read_text()) | {"seconds": whole["seconds"]} == whole
+        assert not (directory / "figures").exists()
+    numbers = f"kNN {whole['test/knn_top1']:.3f}, linear {whole['test/linear_top1']:.3f}"
+    assert capsys.readouterr().out.splitlines() == [f"{tmp_path}/trials/{name}: {numbers}" for name in ("one", "other")]
+
+
 @pytest.mark.parametrize("name", ["pixels", "untrained", "test"])
 def test_knn_against_brute_force(evaluated, encoded, name):
     """All pairs, all settings: the first best on val, and its accuracy on test."""

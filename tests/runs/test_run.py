@@ -67,6 +67,8 @@ def test_metrics_have_the_documented_names(run):
         *("train/positive_similarity", "train/negative_similarity", "train/information_bound"),
         *("train/alignment", "train/projector_alignment"),
         *(f"val/{of}{name}" for of in ("", "projector_") for name in ("uniformity", "tolerance", "effective_rank")),
+        *(f"val/{of}{name}" for of in ("", "projector_") for name in ("rankme", "alpha_req", "lidar")),
+        *(f"val/{of}{name}" for of in ("", "projector_") for name in ("alignment", "info_nce")),
         *("val/knn_top1", "val/knn_top5", "val/linear_top1", "val/linear_top5"),
         *(f"pixels/{probe}_top{k}" for probe in ("knn", "linear") for k in (1, 5)),
     }

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 TOP = ("top1", "top5")
 GEOMETRY = ("uniformity", "tolerance", "effective_rank")
+OF_VIEWS = ("lidar", "alignment", "info_nce")
 # Class -> the names that it records; `split` stands for what the run is judged on, val or test.
 CALLBACKS = {
     "kindred.callbacks.train_metrics.TrainMetrics": (
@@ -23,6 +24,9 @@ CALLBACKS = {
     "kindred.callbacks.geometry.GeometryCallback": (
         *("train/alignment", "train/projector_alignment"),
         *(f"split/{of}{name}" for of in ("", "projector_") for name in GEOMETRY),
+    ),
+    "kindred.callbacks.label_free.LabelFreeCallback": tuple(
+        f"split/{of}{name}" for of in ("", "projector_") for name in ("rankme", "alpha_req", *OF_VIEWS)
     ),
     "kindred.callbacks.hardness.HardnessCallback": ("train/penalty_entropy", "train/effective_negatives"),
     "kindred.callbacks.feature_store.FeatureStore": (),
@@ -51,5 +55,7 @@ def metric_names(config: DictConfig) -> set[str] | None:
         return None
     split = "test" if config.data.get("val_size") == 0 else "val"
     recorded = [*ALWAYS, *METHODS[config.model["_target_"]], *(name for each in callbacks for name in CALLBACKS[each])]
+    if any(node is not None and node.get("views") for node in config.callbacks.values()):  # label_free's
+        recorded += [f"split/{of}common_{name}" for of in ("", "projector_") for name in OF_VIEWS]
     names = {name.replace("split/", f"{split}/") for name in recorded}
     return names | {f"{name}_best" for name in names if name.startswith(split) and name.endswith(TOP)}

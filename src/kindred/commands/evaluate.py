@@ -6,6 +6,7 @@
     kindred evaluate --data imagefolder data.source.root=my/images       with Hydra overrides for it
     kindred evaluate --labels 0.01                 with one in a hundred of the train labels
     kindred evaluate --wandb                       and add the result to the W&B run that the run was logged to
+    kindred evaluate --run "logs/sweeps/*" --brief every run below, the trained encoder alone and no pictures
 
 kNN and a linear classifier see the features of the unaugmented train images; their settings are chosen on val images;
 test images are scored once. Raw pixels and the untrained encoder go through the same. Writes evaluation.json and
@@ -13,18 +14,21 @@ figures/confusion.png and map.png into the run directory (evaluation-cifar10.jso
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from kindred.commands.command_line import Parser, names, overrides, say_own_configs
 from kindred.commands.errors import attempt
+from kindred.errors import AbsentError
 from kindred.runs.judging import evaluate
 from kindred.runs.run import load_run
+from kindred.study.groups import find_runs
 
 ROWS = {"pixels": "raw pixels", "untrained": "untrained encoder", "test": "trained encoder"}
 
 
-def print_evaluation(result: dict[str, Any], directory: Path) -> None:
+def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) -> None:
     """A table of test accuracies, the base lines first, and what was chosen."""
     from rich.console import Console
     from rich.table import Table
@@ -44,16 +48,26 @@ def print_evaluation(result: dict[str, Any], directory: Path) -> None:
         k, temperature, penalty = (result[f"{name}/{key}"] for key in ("knn_k", "knn_temperature", "linear_penalty"))
         console.print(f"{label}: k={k}, T={temperature:g}, penalty {penalty:.1e}", soft_wrap=True)
     console.print(f"chosen on {result['chosen_on']} ({result['val_images']} images); {result['seconds']:.0f} s")
-    console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
+    if pictures:
+        console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
+
+
+def runs_in(place: str) -> list[str | Path]:
+    """The run directory `place`, or those that it names as a glob or has below it."""
+    if not Path(place, "config.yaml").exists():
+        with suppress(AbsentError):
+            return [run.path for run in find_runs([place])]
+    return [place]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status. Errors that Kindred raised on purpose take one line."""
     parser = Parser("kindred evaluate", __doc__)
-    parser.add_argument("--run", default="logs/latest", help="run directory (default: %(default)s)")
+    parser.add_argument("--run", default="logs/latest", help="run directory, or several (default: %(default)s)")
     parser.add_completed("--data", by=names("data"), help="another data set of configs/data/")
     parser.add_argument("--labels", type=float, default=1.0, help="share of the train labels (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of that share (default: %(default)s)")
+    parser.add_argument("--brief", action="store_true", help="no base lines and no pictures, in less time")
     parser.add_argument("--wandb", action="store_true", help="add the result to the run's run in W&B")
     parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
     parser.add_completed("overrides", by=overrides, nargs="*", help="Hydra overrides of the other data set")
@@ -62,10 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         if options.data:
             say_own_configs()
-        run = load_run(options.run, options.trust)
-        result = evaluate(run, options.data, options.labels, options.seed, options.overrides, options.wandb)
-        print_evaluation(result, run.path)
-        if not options.wandb and (run.path / "wandb.json").exists():
-            print(f"not sent to W&B; to the run that {run.path / 'wandb.json'} names: --wandb")
+        places = runs_in(options.run)
+        for place in places:
+            run = load_run(place, options.trust)
+            result = evaluate(
+                run, options.data, options.labels, options.seed, options.overrides, options.wandb, options.brief
+            )
+            if len(places) == 1:
+                print_evaluation(result, run.path, pictures=not options.brief)
+            else:
+                print(f"{run.path}: kNN {result['test/knn_top1']:.3f}, linear {result['test/linear_top1']:.3f}")
+            if not options.wandb and (run.path / "wandb.json").exists():
+                print(f"not sent to W&B; to the run that {run.path / 'wandb.json'} names: --wandb")
 
     return attempt(work)

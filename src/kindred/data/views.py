@@ -27,6 +27,10 @@ class Views(ABC):
     def plain(self, raw: Tensor) -> Tensor:
         """The unaugmented input [B, ...] that is evaluated, of a raw batch as `Examples.read` gives it."""
 
+    def expect_as(self, other: "Views") -> None:
+        """Expect the inputs that `other` is for; views that need not know, leave it."""
+        return None
+
     def as_features(self, inputs: Tensor) -> Tensor | None:
         """Inputs as features [B, F], the base line without an encoder; None: there is no such thing."""
         return None

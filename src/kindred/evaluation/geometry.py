@@ -117,6 +117,10 @@ def effective_rank(embeddings: Tensor, eps: float = 1e-7) -> Tensor:
     x = embeddings.double()
     x = x / x.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)  # the rank does not depend on the scale
     gram = x.T @ x if len(x) >= x.shape[1] else x @ x.T
-    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    return entropy_rank(torch.linalg.eigvalsh(gram).clamp(min=0).sqrt(), eps)
+
+
+def entropy_rank(values: Tensor, eps: float) -> Tensor:
+    """How many of `values` [n], none negative, matter: exp of the entropy of their shares; n if all are the same."""
     p = values / values.sum().clamp(min=1e-300) + eps
     return (-(p * p.log()).sum()).exp()

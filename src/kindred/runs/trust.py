@@ -50,6 +50,7 @@ TRUSTED = {
             "kindred.callbacks.guard.Guard",
             "kindred.callbacks.hardness.HardnessCallback",
             "kindred.callbacks.knn.KNNCallback",
+            "kindred.callbacks.label_free.LabelFreeCallback",
             "kindred.callbacks.linear_probe.LinearProbeCallback",
             "kindred.callbacks.progress.Progress",
             "kindred.callbacks.train_metrics.TrainMetrics",
@@ -57,6 +58,8 @@ TRUSTED = {
             "kindred.training.step_seed.StepSeed",
         }
     ),
+    "callbacks.*.views": frozenset({"kindred.data.images.views.MultiView"}),
+    "callbacks.*.views.views.*": frozenset({"kindred.data.images.views.View"}),
     "logger.*": frozenset({"kindred.tracking.wandb_logger.WandbLogger"}),
 }
 PARTS = tuple(dict.fromkeys(place.partition(".")[0] for place in TRUSTED))  # keys of a configuration that are built

@@ -186,6 +186,10 @@ class MultiView(Views):
         """Say which images `augment` and `plain` are for: the evaluation's size in pixels, and statistics per channel."""
         self.image_size, self.mean, self.std = image_size, tuple(mean), tuple(std)
 
+    def expect_as(self, other: Views) -> None:
+        if isinstance(other, MultiView):
+            self.expect(other.image_size, other.mean, other.std)
+
     def augment(self, raw: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
         return tuple(self.normalize(view) for view in self(raw, index, epoch))
 
