@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kindred.data.loading import ViewBatch
 from kindred.distributed import rank, sum_over_ranks, world_size
+from kindred.models.instdisc import InstDisc
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
 
@@ -39,6 +40,8 @@ def small(method, encoder=Encoder, **settings):
         module.projector = mlp(6, 5)
     if method is NNCLR:
         module.predictor = mlp(5, 5)
+    if method is InstDisc:
+        module.bank.fill(torch.arange(12), seed=0)
     return module.double().train()
 
 
@@ -54,9 +57,9 @@ def random_batches(count, views=2, images=6):
     ]
 
 
-def view_batch(views, labels):
-    """What a method is given: V views of the same examples, and their labels."""
-    return ViewBatch(tuple(views), labels, torch.arange(len(labels)))
+def view_batch(views, labels, first=0):
+    """What a method is given: V views of the same examples, their labels, and their positions, those from `first` on."""
+    return ViewBatch(tuple(views), labels, torch.arange(first, first + len(labels)))
 
 
 def attach_trainer(module, batches, accumulate=1, global_step=0):
@@ -87,7 +90,9 @@ def train(module, batches, accumulate=1, first=0, last=None):
         stepping = (index + 1) % accumulate == 0
         module.on_train_batch_start(None, index)
         with nullcontext() if stepping or world_size() == 1 else wrapped.no_sync():
-            loss, log = wrapped(view_batch(views[:, share], labels[share]))
+            epoch = 2 * len(labels)  # the images that a method may know by their positions
+            first = (index * len(labels)) % epoch + share.start
+            loss, log = wrapped(view_batch(views[:, share], labels[share], first))
             (loss / accumulate).backward()
         module.on_after_backward()
         losses.append(sum_over_ranks(loss.detach()) / world_size())

@@ -11,6 +11,7 @@ from outcomes import assert_same, outcome
 from ranks import run_ranks
 
 from kindred.distributed import rank, world_size
+from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
@@ -18,6 +19,9 @@ from kindred.models.supcon import SupCon
 
 # Six images a step: a queue of 14 rows wraps around in the third step, one of 17 in the second where both views enter.
 CASES = {
+    "instdisc": (InstDisc, {"noise_samples": 5}, {"views": 1}),
+    "instdisc, full": (InstDisc, {"loss": "contrastive", "momentum": 0.9}, {"views": 1}),
+    "instdisc, two views": (InstDisc, {"temperature": 0.5, "proximal": 0.0, "noise_samples": 30}, {}),
     "simclr": (SimCLR, {}, {}),
     "simclr, sharp": (SimCLR, {"temperature": 0.01}, {}),
     "simclr, three views": (SimCLR, {"temperature": 5.0}, {"views": 3}),
@@ -76,7 +80,7 @@ def test_losses_gradients_and_queues_on_several_ranks_equal_those_on_one(name, w
             assert torch.equal(result["state"][key], results[0]["state"][key]), key
 
 
-@pytest.mark.parametrize("name", ["simclr", "mocov2, symmetric", "nnclr", "supcon"])
+@pytest.mark.parametrize("name", ["instdisc", "simclr", "mocov2, symmetric", "nnclr", "supcon"])
 def test_accumulated_gradients_equal_those_of_the_same_micro_batches_on_one_process(name):
     expected = run_case(name, accumulate=2)
     assert len(expected["gradients"]) == STEPS / 2
@@ -95,7 +99,7 @@ def test_supcon_finds_kin_on_other_ranks(world_size):
         assert_close(result, expected)
 
 
-@pytest.mark.parametrize("name", ["mocov2, symmetric", "nnclr"])
+@pytest.mark.parametrize("name", ["instdisc", "mocov2, symmetric", "nnclr"])
 def test_a_checkpoint_goes_on_bit_for_bit_and_on_another_number_of_ranks(name):
     whole = run_case(name)
     file = BytesIO()

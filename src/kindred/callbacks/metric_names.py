@@ -33,6 +33,7 @@ CALLBACKS = {
     "kindred.training.step_seed.StepSeed": (),
 }
 METHODS = {
+    "kindred.models.instdisc.InstDisc": tuple(f"split/bank_knn_{top}" for top in TOP),
     "kindred.models.mocov2.MoCoV2": ("train/queue_fill",),
     "kindred.models.nnclr.NNCLR": ("train/nn_match", "train/support_fill"),
     "kindred.models.simclr.SimCLR": (),

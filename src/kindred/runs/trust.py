@@ -25,7 +25,8 @@ OPTIMISERS = frozenset({"kindred.optimisers.lars.LARS", "torch.optim.Adam", "tor
 TRUSTED = {
     "encoder": frozenset({"kindred.encoders.convnet.ConvNet", "kindred.encoders.resnet.resnet"}),
     "model": frozenset(
-        f"kindred.models.{name}" for name in ("simclr.SimCLR", "mocov2.MoCoV2", "nnclr.NNCLR", "supcon.SupCon")
+        f"kindred.models.{name}"
+        for name in ("instdisc.InstDisc", "simclr.SimCLR", "mocov2.MoCoV2", "nnclr.NNCLR", "supcon.SupCon")
     ),
     "model.optimizer": OPTIMISERS,
     "model.temperature": frozenset({"kindred.temperature.Cosine", "kindred.temperature.Learnable"}),
