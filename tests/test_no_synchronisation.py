@@ -19,6 +19,7 @@ from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Batch
 from kindred.encoders.convnet import ConvNet
+from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
@@ -32,6 +33,8 @@ VIEWS = (
     View(size=8, **COLOURS, rotate=20, translate=0.1, zoom=(0.9, 1.1)),
 )
 METHODS = {
+    "instdisc": (InstDisc, {"noise_samples": 5}),
+    "instdisc, full": (InstDisc, {"loss": "contrastive"}),
     "simclr": (SimCLR, {}),
     "mocov2": (MoCoV2, {"queue_size": 16, "momentum_end": 1.0, "symmetric": True}),
     "mocov2, splits": (MoCoV2, {"queue_size": 16, "key_batch_splits": 2}),
@@ -87,6 +90,8 @@ class Training:
             limit_train_batches=1.0,
             datamodule=SimpleNamespace(train_dataloader=lambda: range(9), train_is_labelled=True, num_classes=3),
         )
+        if method is InstDisc:
+            self.module.bank.fill(torch.arange(8, device=device), seed=0)
         self.data.trainer = self.module.trainer = self.trainer
         made = self.module.configure_optimizers()
         self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]

@@ -132,7 +132,7 @@ class MemoryBank(nn.Module):
         """
         dim = self.features.shape[1]
         self.positions = positions.to(self.positions.device)
-        self.features = unit(uniforms(seed, 0, -1, self.positions, dim) - 0.5).to(self.features.dtype)
+        self.features = unit((uniforms(seed, 0, -1, self.positions, dim) - 0.5).to(self.features.dtype))
 
     def places(self, index: Tensor) -> Tensor:
         """The rows [B] of the images at `index` (int64 [B]) of the source."""
@@ -141,11 +141,12 @@ class MemoryBank(nn.Module):
     def sample(self, count: int, seed: int, step: int) -> Tensor:
         """Rows [count] drawn with replacement, all alike, as a function of (seed, step)."""
         draws = uniforms(seed, step, -2, torch.arange(count, device=self.positions.device), 1)[:, 0]
-        return (draws * 2**24).long() * len(self) >> 24  # multiples of 2**-24; as floats some would round up to len(self)
+        # They are multiples of 2**-24: as floats some would round up to len(self).
+        return (draws * 2**24).long() * len(self) >> 24
 
     @torch.no_grad()
     def move(self, places: Tensor, embeddings: Tensor) -> None:
-        """Move the rows at `places` [B] towards the embeddings [B, dim], on the sphere, on all ranks; none is there twice."""
+        """Move the rows at `places` [B], none twice, towards the embeddings [B, dim] of all ranks, on the sphere."""
         places, embeddings = distributed.gather(places), distributed.gather(embeddings.to(self.features.dtype))
         moved = self.momentum * self.features[places] + (1 - self.momentum) * unit(embeddings)
         self.features[places] = unit(moved).to(self.features.dtype)

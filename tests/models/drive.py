@@ -40,9 +40,10 @@ def small(method, encoder=Encoder, **settings):
         module.projector = mlp(6, 5)
     if method is NNCLR:
         module.predictor = mlp(5, 5)
+    module.double().train()
     if method is InstDisc:
         module.bank.fill(torch.arange(12), seed=0)
-    return module.double().train()
+    return module
 
 
 def random_batches(count, views=2, images=6):

@@ -129,14 +129,26 @@ def write_on_the_last_rank():
         views, labels = random_batches(1)[0]
         wrapped(view_batch(views, labels))[0].backward()
         left[queue] = memory.features[-1, 0].item(), memory.labels[-1].item(), module.encoder.other.item()
+    module = small(InstDisc)
+    attach_trainer(module, 2, global_step=1)
+    module.forward = module.contrast
+    wrapped = torch.nn.parallel.DistributedDataParallel(module)
+    if rank() == world_size() - 1:
+        module.bank.features[-1, 0], module.bank.positions[-1], module.log_partition[()] = 7.0, 17, 7.0
+    wrapped(view_batch(views, labels))[0].backward()
+    left["bank"] = (
+        module.bank.features[-1, 0].item() == 7,
+        module.bank.positions[-1].item(),
+        module.log_partition.item(),
+    )
     return left
 
 
 def test_ddp_does_not_send_the_queues_around():
     first, last = run_ranks(write_on_the_last_rank, 2)
     # DDP does overwrite other buffers with rank 0's.
-    assert first == {"queue": (0.0, -1, 0.0), "support": (0.0, -1, 0.0)}
-    assert last == {"queue": (7.0, 7, 0.0), "support": (7.0, 7, 0.0)}
+    assert first == {"queue": (0.0, -1, 0.0), "support": (0.0, -1, 0.0), "bank": (False, 11, 0.0)}
+    assert last == {"queue": (7.0, 7, 0.0), "support": (7.0, 7, 0.0), "bank": (True, 17, 7.0)}
 
 
 @pytest.mark.parametrize(
@@ -158,10 +170,11 @@ METHOD_OVERRIDES = {
     "mocov2": ["model.queue_size=1500", "model.momentum_end=1.0", "model.symmetric=true"],
     "nnclr": ["model.queue_size=1100", "model.predictor_dim=32"],
     "supcon": [],
+    "instdisc": ["model.noise_samples=100"],
 }
 
 
-@pytest.mark.parametrize("name", ["mocov2", pytest.param("nnclr", marks=pytest.mark.slow), "supcon"])
+@pytest.mark.parametrize("name", ["mocov2", pytest.param("nnclr", marks=pytest.mark.slow), "supcon", "instdisc"])
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_as_if_never_stopped(name, tmp_path):
     overrides = [f"model={name}", "model.projection_dim=16", "trainer.max_epochs=2", "~callbacks.figures"]
     overrides += METHOD_OVERRIDES[name]
