@@ -21,8 +21,10 @@ from kindred.data.loading import Batch
 from kindred.encoders.convnet import ConvNet
 from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
+from kindred.models.neighbours import Oracle, Soft, TopK
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
+from kindred.models.simclrv2 import SimCLRv2
 from kindred.models.supcon import SupCon
 from kindred.optimisers.lars import LARS
 from kindred.temperature import Learnable
@@ -39,6 +41,10 @@ METHODS = {
     "mocov2": (MoCoV2, {"queue_size": 16, "momentum_end": 1.0, "symmetric": True}),
     "mocov2, splits": (MoCoV2, {"queue_size": 16, "key_batch_splits": 2}),
     "nnclr": (NNCLR, {"queue_size": 16, "predictor_dim": 16}),
+    "nnclr, top k": (NNCLR, {"queue_size": 16, "predictor_dim": 16, "neighbours": TopK(3), "momentum": 0.9}),
+    "nnclr, soft": (NNCLR, {"queue_size": 16, "predictor_dim": 16, "neighbours": Soft(3)}),
+    "nnclr, oracle": (NNCLR, {"queue_size": 16, "predictor_dim": 16, "neighbours": Oracle()}),
+    "simclrv2": (SimCLRv2, {"memory_size": 16}),
     "supcon": (SupCon, {}),
     "learnable temperature": (SimCLR, {"temperature": partial(Learnable, 0.2)}),
 }

@@ -1,5 +1,7 @@
 """Memories of embeddings: first in, first out (MoCo's queue of keys, NNCLR's support set), or one of each train image."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -57,19 +59,30 @@ class FeatureQueue(nn.Module):
     def nearest(self, embeddings: Tensor) -> Tensor:
         """Of each of the embeddings [B, dim], the position in `rows()` [B] int64 of the row most similar to it.
 
-        The first of equals. The queue must not be empty. On a CPU the similarities are searched while they are in its
-        caches; they are computed in the queue's precision: in bfloat16 many rows would tie, and the first would win.
+        The first of equals. The queue must not be empty.
+        """
+        tiles = self.similarities(embeddings)
+        best, position = next(tiles)[1].max(dim=1)
+        for start, tile in tiles:
+            value, place = tile.max(dim=1)
+            position = torch.where(value > best, place + start, position)
+            best = torch.maximum(best, value)
+        return position
+
+    @torch.no_grad()
+    def similarities(self, embeddings: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Cosines [B, n] of embeddings [B, dim] with n of the `rows()`, from a position on, until all have been compared.
+
+        On a CPU they come while they are in its caches. They are computed in the queue's precision: in bfloat16 many rows
+        would tie, and the first would win.
         """
         rows = self.rows()
-        step = CPU_TILE if rows.device.type == "cpu" else len(rows)
-        with torch.autocast(rows.device.type, enabled=False):
-            queries = unit(embeddings.to(rows.dtype)).to(rows.dtype)
-            best, position = (queries @ rows[:step].T).max(dim=1)
-            for start in range(step, len(rows), step):
-                value, place = (queries @ rows[start : start + step].T).max(dim=1)
-                position = torch.where(value > best, place + start, position)
-                best = torch.maximum(best, value)
-        return position
+        step = CPU_TILE if rows.device.type == "cpu" else max(1, len(rows))
+        queries = unit(embeddings.to(rows.dtype)).to(rows.dtype)
+        for start in range(0, len(rows), step):
+            with torch.autocast(rows.device.type, enabled=False):
+                tile = queries @ rows[start : start + step].T
+            yield start, tile
 
     @torch.no_grad()
     def enqueue(self, embeddings: Tensor, labels: Tensor | None = None) -> None:

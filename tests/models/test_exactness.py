@@ -6,15 +6,17 @@ from io import BytesIO
 import pytest
 import torch
 from children import At, add_callback, kill_self, resume, start
-from drive import attach_trainer, random_batches, small, train, view_batch
+from drive import CropEncoder, attach_trainer, random_batches, small, train, view_batch
 from outcomes import assert_same, outcome
 from ranks import run_ranks
 
 from kindred.distributed import rank, world_size
 from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
+from kindred.models.neighbours import Oracle, Soft, TopK
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
+from kindred.models.simclrv2 import SimCLRv2
 from kindred.models.supcon import SupCon
 
 # Six images a step: a queue of 14 rows wraps around in the third step, one of 17 in the second where both views enter.
@@ -34,6 +36,14 @@ CASES = {
     ),
     "mocov2, key splits": (MoCoV2, {"queue_size": 14, "key_batch_splits": 6, "momentum": 0.7}, {}),
     "nnclr": (NNCLR, {"queue_size": 14}, {}),
+    "nnclr, top k": (NNCLR, {"queue_size": 14, "neighbours": TopK(3)}, {}),
+    "nnclr, soft neighbour": (NNCLR, {"queue_size": 14, "neighbours": Soft(4, 0.5)}, {}),
+    "nnclr, oracle": (NNCLR, {"queue_size": 14, "neighbours": Oracle()}, {}),
+    "nnclr, momentum": (NNCLR, {"queue_size": 14, "momentum": 0.7}, {}),
+    "nnclr, multi-crop": (NNCLR, {"queue_size": 14, "encoder": CropEncoder}, {"crops": 2}),
+    "simclr, multi-crop": (SimCLR, {"encoder": CropEncoder}, {"crops": 2}),
+    "supcon, multi-crop": (SupCon, {"encoder": CropEncoder}, {"crops": 2}),
+    "simclrv2": (SimCLRv2, {"memory_size": 17, "momentum": 0.7}, {}),
     "nnclr, soft": (NNCLR, {"queue_size": 17, "temperature": 1.0}, {}),
     "supcon": (SupCon, {}, {}),
     "supcon, sharp": (SupCon, {"temperature": 0.02}, {}),
@@ -99,7 +109,7 @@ def test_supcon_finds_kin_on_other_ranks(world_size):
         assert_close(result, expected)
 
 
-@pytest.mark.parametrize("name", ["instdisc", "mocov2, symmetric", "nnclr"])
+@pytest.mark.parametrize("name", ["instdisc", "mocov2, symmetric", "nnclr", "nnclr, momentum", "simclrv2"])
 def test_a_checkpoint_goes_on_bit_for_bit_and_on_another_number_of_ranks(name):
     whole = run_case(name)
     file = BytesIO()
@@ -174,7 +184,15 @@ METHOD_OVERRIDES = {
 }
 
 
-@pytest.mark.parametrize("name", ["mocov2", pytest.param("nnclr", marks=pytest.mark.slow), "supcon", "instdisc"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mocov2",
+        pytest.param("nnclr", marks=pytest.mark.slow),
+        "supcon",
+        pytest.param("instdisc", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_as_if_never_stopped(name, tmp_path):
     overrides = [f"model={name}", "model.projection_dim=16", "trainer.max_epochs=2", "~callbacks.figures"]
     overrides += METHOD_OVERRIDES[name]
