@@ -58,7 +58,7 @@ def small(method, encoder=Encoder, **settings):
 
 
 def random_batches(count, views=2, images=6, crops=0):
-    """`count` global batches: views [V, B, 1, 3, 3], or those and `crops` smaller ones, and labels [B], of which some are -1."""
+    """`count` global batches: views [V, B, 1, 3, 3], or also `crops` smaller ones, and labels [B], of which some are -1."""
     generator = torch.Generator().manual_seed(1)
     batches = [
         (
