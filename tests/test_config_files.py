@@ -10,6 +10,8 @@ from kindred.study.sweep_rows import published
 
 SWEEP = "method: grid\nmetric: {name: val/knn_top1, goal: maximize}\nparameters: {seed: {values: [0, 1]}}\n"
 
+METHODS = ("instdisc", "mocov2", "nnclr", "simclr", "simclrv2", "simclrv2_memory", "supcon")
+
 
 @pytest.fixture(params=["own", "o'wn, [x] ${y} \\dir"])
 def own(request, tmp_path, monkeypatch):
@@ -58,12 +60,18 @@ def test_own_sweeps_and_published_values_are_found(own):
 def test_choices_are_those_of_both(own):
     own("model/mine", "defaults: [nnclr]\n")
     own("sweep/mine", SWEEP)
-    assert config_names("model") == ["mine", "mocov2", "nnclr", "simclr", "supcon"]
-    with pytest.raises(ConfigError, match=r"did you mean 'mine'\? Choices: mine, mocov2, nnclr, simclr, supcon$"):
+    assert config_names("model") == [*METHODS[:1], "mine", *METHODS[1:]]
+    with pytest.raises(
+        ConfigError,
+        match=r"did you mean 'mine'\? Choices: instdisc, mine, mocov2, nnclr, simclr, simclrv2, simclrv2_memory, supcon$",
+    ):
         compose(["model=mien"])
-    with pytest.raises(ConfigError, match=r"Choices: methods, mine, queue, temperature, views, wang_liu$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"Choices: methods, mine, nnclr_augmentation, .*, queue, temperature, views, wang_liu$",
+    ):
         read_sweep("mien")
-    assert "model=        [mine] mocov2 nnclr simclr supcon\n" in choices_and_keys(["model=mine"])
+    assert f"model=        {METHODS[0]} [mine] {' '.join(METHODS[1:])}\n" in choices_and_keys(["model=mine"])
 
 
 def test_a_file_that_is_no_yaml_is_named_in_one_line(own):

@@ -19,9 +19,12 @@ from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Batch
 from kindred.encoders.convnet import ConvNet
+from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
+from kindred.models.neighbours import Oracle, Soft, TopK
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
+from kindred.models.simclrv2 import SimCLRv2
 from kindred.models.supcon import SupCon
 from kindred.optimisers.lars import LARS
 from kindred.temperature import Learnable
@@ -32,10 +35,16 @@ VIEWS = (
     View(size=8, **COLOURS, rotate=20, translate=0.1, zoom=(0.9, 1.1)),
 )
 METHODS = {
+    "instdisc": (InstDisc, {"noise_samples": 5}),
+    "instdisc, full": (InstDisc, {"loss": "contrastive"}),
     "simclr": (SimCLR, {}),
     "mocov2": (MoCoV2, {"queue_size": 16, "momentum_end": 1.0, "symmetric": True}),
     "mocov2, splits": (MoCoV2, {"queue_size": 16, "key_batch_splits": 2}),
     "nnclr": (NNCLR, {"queue_size": 16, "predictor_dim": 16}),
+    "nnclr, top k": (NNCLR, {"queue_size": 16, "predictor_dim": 16, "neighbours": TopK(3), "momentum": 0.9}),
+    "nnclr, soft": (NNCLR, {"queue_size": 16, "predictor_dim": 16, "neighbours": Soft(3)}),
+    "nnclr, oracle": (NNCLR, {"queue_size": 16, "predictor_dim": 16, "neighbours": Oracle()}),
+    "simclrv2": (SimCLRv2, {"memory_size": 16}),
     "supcon": (SupCon, {}),
     "learnable temperature": (SimCLR, {"temperature": partial(Learnable, 0.2)}),
 }
@@ -87,6 +96,8 @@ class Training:
             limit_train_batches=1.0,
             datamodule=SimpleNamespace(train_dataloader=lambda: range(9), train_is_labelled=True, num_classes=3),
         )
+        if method is InstDisc:
+            self.module.bank.fill(torch.arange(8, device=device), seed=0)
         self.data.trainer = self.module.trainer = self.trainer
         made = self.module.configure_optimizers()
         self.optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]

@@ -81,7 +81,9 @@ class Means(torch.nn.Module):
         return self.filters(sequences[:, None]).relu().mean(dim=2)
 
 
-@pytest.mark.parametrize("model", ["simclr", "mocov2", "nnclr", "supcon"])
+@pytest.mark.parametrize(
+    "model", ["simclr", "mocov2", "nnclr", "supcon", pytest.param("instdisc", marks=pytest.mark.slow)]
+)
 def test_every_method_trains_on_it(model, tmp_path):
     queue = ["model.queue_size=128"] if model in ("mocov2", "nnclr") else []
     assert start(tmp_path / "run", [*SETTINGS, f"model={model}", *queue, "trainer.max_epochs=2"]) == 0

@@ -63,6 +63,7 @@ OmegaConf.register_new_resolver("lr.sqrt", sqrt_lr, replace=True)
 OmegaConf.register_new_resolver(
     "on_gpu", lambda where, there, otherwise: there if _on_gpu(where) else otherwise, replace=True
 )
+OmegaConf.register_new_resolver("scaled", lambda size, factor: round(int(size) * factor), replace=True)
 OmegaConf.register_new_resolver("small_images", lambda size: int(size) <= 64, replace=True)
 
 

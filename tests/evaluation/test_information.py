@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.distributions import Independent, Normal, kl_divergence
 
-from kindred.evaluation.information import club_bound, info_nce_bound, linear_gaussian
+from kindred.evaluation.information import club_bound, info_nce_bound, linear_gaussian, variational_bound
 from kindred.losses import image_contrast
 
 
@@ -96,6 +97,56 @@ def test_the_fit_is_the_density_that_scipy_knows():
     covariance = residual.T @ residual / 50
     expected = [[multivariate_normal(m, covariance).logpdf(v) for v in y[held]] for m in (inputs[held] @ weights)[:5]]
     torch.testing.assert_close(linear_gaussian(x, y)[:5], torch.tensor(expected).double())
+
+
+def gaussians(mean, deviation):
+    """Independent coordinates, as a VAE's encoder gives them."""
+    return Independent(Normal(mean, torch.as_tensor(deviation).double().expand_as(mean)), 1)
+
+
+GRID = [(dim, rho) for dim in (1, 4, 16) for rho in (0.0, 0.3, 0.7, 0.95)]
+
+
+@pytest.mark.parametrize(("dim", "rho"), GRID)
+def test_the_variational_bound_is_i_with_the_codes_own_distribution_and_above_it_by_a_divergence_with_another(dim, rho):
+    x, _, information = correlated(4000, dim, rho)
+    posterior = gaussians(rho * x, math.sqrt(1 - rho**2))  # of y, whose codes together are standard normal
+    error = 4 * dim**0.5 * rho**2 / math.sqrt(2 * 4000) + 1e-9  # of the mean of rho^2 x^2 / 2
+    assert variational_bound(posterior, gaussians(torch.zeros(dim).double(), 1.0)).item() == pytest.approx(
+        information, abs=error
+    )
+    for shift, scale in ((0.0, 2.0), (0.5, 1.0), (0.0, 0.5)):
+        prior = gaussians(torch.full((dim,), shift).double(), scale)
+        apart = kl_divergence(gaussians(torch.zeros(dim).double(), 1.0), prior).item()
+        # The prior's mean and deviation weigh the samples' error by up to 4 and by the shift.
+        excess = variational_bound(posterior, prior).item() - information
+        assert excess == pytest.approx(apart, abs=4 * error + 4 * shift * rho * dim**0.5 / math.sqrt(4000))
+        assert excess > 0
+
+
+@pytest.mark.parametrize(("dim", "rho"), GRID[1:])
+def test_lower_bounds_are_below_i_and_upper_bounds_above(dim, rho):
+    lower, batch = [], 256
+    for seed in range(8):
+        x, y, information = correlated(batch, dim, rho, seed)
+        lower.append(info_nce_bound(F.cross_entropy(log_density(x, y, rho).T, torch.arange(batch)), batch))
+    lower = torch.stack(lower)
+    x, y, _ = correlated(4000, dim, rho)
+    upper = variational_bound(gaussians(rho * x, math.sqrt(1 - rho**2)), gaussians(torch.zeros(dim).double(), 1.3))
+    assert lower.mean() - 3 * lower.std() / math.sqrt(8) <= information
+    assert upper > information
+    if rho >= 0.3:
+        assert club_bound(log_density(x[:1000], y[:1000], rho)) > information
+
+
+def test_a_posterior_that_is_no_batch_of_codes_is_refused():
+    mean, one = torch.zeros(10, 3), torch.ones(())
+    prior = Independent(Normal(torch.zeros(3), one), 1)
+    with pytest.raises(ValueError, match=r"batches \(10, 3\) and \(\) of events \(\) and \(3,\).*Independent"):
+        variational_bound(Normal(mean, one), prior)  # its mean would be over coordinates too
+    with pytest.raises(ValueError, match=r"events \(3,\) and \(2,\)"):
+        variational_bound(Independent(Normal(mean, one), 1), Independent(Normal(torch.zeros(2), one), 1))
+    assert variational_bound(Independent(Normal(mean, one), 1), prior) == 0
 
 
 def test_too_few_samples_are_an_error():

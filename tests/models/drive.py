@@ -10,8 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kindred.data.loading import ViewBatch
 from kindred.distributed import rank, sum_over_ranks, world_size
+from kindred.models.instdisc import InstDisc
+from kindred.models.momentum import momentum_copy
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
+from kindred.models.simclrv2 import SimCLRv2
 
 
 class Encoder(nn.Sequential):
@@ -21,6 +24,13 @@ class Encoder(nn.Sequential):
 
     def __init__(self):
         super().__init__(nn.Flatten(), nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 6))
+
+
+class CropEncoder(Encoder):
+    """The same for smaller images [B, 1, 2, 2] too."""
+
+    def forward(self, images):
+        return super().forward(nn.functional.adaptive_avg_pool2d(images, 3))
 
 
 def mlp(inputs, outputs):
@@ -35,28 +45,37 @@ def small(method, encoder=Encoder, **settings):
     module = method(
         encoder(), partial(torch.optim.SGD, lr=0.1, weight_decay=1e-3), hidden_dim=7, projection_dim=5, **settings
     )
-    if method in (SimCLR, NNCLR):
+    if method in (SimCLR, SimCLRv2, NNCLR):
         module.projector = mlp(6, 5)
     if method is NNCLR:
         module.predictor = mlp(5, 5)
-    return module.double().train()
+    if method in (SimCLRv2, NNCLR) and module.key_encoder is not None:
+        module.key_encoder = momentum_copy(module.encoder, module.projector)
+    module.double().train()
+    if method is InstDisc:
+        module.bank.fill(torch.arange(12), seed=0)
+    return module
 
 
-def random_batches(count, views=2, images=6):
-    """`count` global batches: views [V, B, 1, 3, 3] and labels [B], of which some are -1."""
+def random_batches(count, views=2, images=6, crops=0):
+    """`count` global batches: views [V, B, 1, 3, 3], or also `crops` smaller ones, and labels [B], of which some are -1."""
     generator = torch.Generator().manual_seed(1)
-    return [
+    batches = [
         (
             torch.randn(views, images, 1, 3, 3, generator=generator, dtype=torch.float64),
             torch.randint(-1, 3, (images,), generator=generator),
         )
         for _ in range(count)
     ]
+    small = [torch.randn(crops, images, 1, 2, 2, generator=generator, dtype=torch.float64) for _ in range(count)]
+    return (
+        [([*large, *more], labels) for (large, labels), more in zip(batches, small, strict=True)] if crops else batches
+    )
 
 
-def view_batch(views, labels):
-    """What a method is given: V views of the same examples, and their labels."""
-    return ViewBatch(tuple(views), labels, torch.arange(len(labels)))
+def view_batch(views, labels, first=0):
+    """What a method is given: V views of the same examples, their labels, and their positions, those from `first` on."""
+    return ViewBatch(tuple(views), labels, torch.arange(first, first + len(labels)))
 
 
 def attach_trainer(module, batches, accumulate=1, global_step=0):
@@ -87,7 +106,9 @@ def train(module, batches, accumulate=1, first=0, last=None):
         stepping = (index + 1) % accumulate == 0
         module.on_train_batch_start(None, index)
         with nullcontext() if stepping or world_size() == 1 else wrapped.no_sync():
-            loss, log = wrapped(view_batch(views[:, share], labels[share]))
+            epoch = 2 * len(labels)  # the images that a method may know by their positions
+            first = (index * len(labels)) % epoch + share.start
+            loss, log = wrapped(view_batch([view[share] for view in views], labels[share], first))
             (loss / accumulate).backward()
         module.on_after_backward()
         losses.append(sum_over_ranks(loss.detach()) / world_size())

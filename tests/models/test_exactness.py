@@ -6,18 +6,24 @@ from io import BytesIO
 import pytest
 import torch
 from children import At, add_callback, kill_self, resume, start
-from drive import attach_trainer, random_batches, small, train, view_batch
+from drive import CropEncoder, attach_trainer, random_batches, small, train, view_batch
 from outcomes import assert_same, outcome
 from ranks import run_ranks
 
 from kindred.distributed import rank, world_size
+from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
+from kindred.models.neighbours import Oracle, Soft, TopK
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
+from kindred.models.simclrv2 import SimCLRv2
 from kindred.models.supcon import SupCon
 
 # Six images a step: a queue of 14 rows wraps around in the third step, one of 17 in the second where both views enter.
 CASES = {
+    "instdisc": (InstDisc, {"noise_samples": 5}, {"views": 1}),
+    "instdisc, full": (InstDisc, {"loss": "contrastive", "momentum": 0.9}, {"views": 1}),
+    "instdisc, two views": (InstDisc, {"temperature": 0.5, "proximal": 0.0, "noise_samples": 30}, {}),
     "simclr": (SimCLR, {}, {}),
     "simclr, sharp": (SimCLR, {"temperature": 0.01}, {}),
     "simclr, three views": (SimCLR, {"temperature": 5.0}, {"views": 3}),
@@ -30,6 +36,14 @@ CASES = {
     ),
     "mocov2, key splits": (MoCoV2, {"queue_size": 14, "key_batch_splits": 6, "momentum": 0.7}, {}),
     "nnclr": (NNCLR, {"queue_size": 14}, {}),
+    "nnclr, top k": (NNCLR, {"queue_size": 14, "neighbours": TopK(3)}, {}),
+    "nnclr, soft neighbour": (NNCLR, {"queue_size": 14, "neighbours": Soft(4, 0.5)}, {}),
+    "nnclr, oracle": (NNCLR, {"queue_size": 14, "neighbours": Oracle()}, {}),
+    "nnclr, momentum": (NNCLR, {"queue_size": 14, "momentum": 0.7}, {}),
+    "nnclr, multi-crop": (NNCLR, {"queue_size": 14, "encoder": CropEncoder}, {"crops": 2}),
+    "simclr, multi-crop": (SimCLR, {"encoder": CropEncoder}, {"crops": 2}),
+    "supcon, multi-crop": (SupCon, {"encoder": CropEncoder}, {"crops": 2}),
+    "simclrv2": (SimCLRv2, {"memory_size": 17, "momentum": 0.7}, {}),
     "nnclr, soft": (NNCLR, {"queue_size": 17, "temperature": 1.0}, {}),
     "supcon": (SupCon, {}, {}),
     "supcon, sharp": (SupCon, {"temperature": 0.02}, {}),
@@ -76,7 +90,7 @@ def test_losses_gradients_and_queues_on_several_ranks_equal_those_on_one(name, w
             assert torch.equal(result["state"][key], results[0]["state"][key]), key
 
 
-@pytest.mark.parametrize("name", ["simclr", "mocov2, symmetric", "nnclr", "supcon"])
+@pytest.mark.parametrize("name", ["instdisc", "simclr", "mocov2, symmetric", "nnclr", "supcon"])
 def test_accumulated_gradients_equal_those_of_the_same_micro_batches_on_one_process(name):
     expected = run_case(name, accumulate=2)
     assert len(expected["gradients"]) == STEPS / 2
@@ -95,7 +109,7 @@ def test_supcon_finds_kin_on_other_ranks(world_size):
         assert_close(result, expected)
 
 
-@pytest.mark.parametrize("name", ["mocov2, symmetric", "nnclr"])
+@pytest.mark.parametrize("name", ["instdisc", "mocov2, symmetric", "nnclr", "nnclr, momentum", "simclrv2"])
 def test_a_checkpoint_goes_on_bit_for_bit_and_on_another_number_of_ranks(name):
     whole = run_case(name)
     file = BytesIO()
@@ -125,14 +139,26 @@ def write_on_the_last_rank():
         views, labels = random_batches(1)[0]
         wrapped(view_batch(views, labels))[0].backward()
         left[queue] = memory.features[-1, 0].item(), memory.labels[-1].item(), module.encoder.other.item()
+    module = small(InstDisc)
+    attach_trainer(module, 2, global_step=1)
+    module.forward = module.contrast
+    wrapped = torch.nn.parallel.DistributedDataParallel(module)
+    if rank() == world_size() - 1:
+        module.bank.features[-1, 0], module.bank.positions[-1], module.log_partition[()] = 7.0, 17, 7.0
+    wrapped(view_batch(views, labels))[0].backward()
+    left["bank"] = (
+        module.bank.features[-1, 0].item() == 7,
+        module.bank.positions[-1].item(),
+        module.log_partition.item(),
+    )
     return left
 
 
 def test_ddp_does_not_send_the_queues_around():
     first, last = run_ranks(write_on_the_last_rank, 2)
     # DDP does overwrite other buffers with rank 0's.
-    assert first == {"queue": (0.0, -1, 0.0), "support": (0.0, -1, 0.0)}
-    assert last == {"queue": (7.0, 7, 0.0), "support": (7.0, 7, 0.0)}
+    assert first == {"queue": (0.0, -1, 0.0), "support": (0.0, -1, 0.0), "bank": (False, 11, 0.0)}
+    assert last == {"queue": (7.0, 7, 0.0), "support": (7.0, 7, 0.0), "bank": (True, 17, 7.0)}
 
 
 @pytest.mark.parametrize(
@@ -154,10 +180,19 @@ METHOD_OVERRIDES = {
     "mocov2": ["model.queue_size=1500", "model.momentum_end=1.0", "model.symmetric=true"],
     "nnclr": ["model.queue_size=1100", "model.predictor_dim=32"],
     "supcon": [],
+    "instdisc": ["model.noise_samples=100"],
 }
 
 
-@pytest.mark.parametrize("name", ["mocov2", pytest.param("nnclr", marks=pytest.mark.slow), "supcon"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mocov2",
+        pytest.param("nnclr", marks=pytest.mark.slow),
+        "supcon",
+        pytest.param("instdisc", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_as_if_never_stopped(name, tmp_path):
     overrides = [f"model={name}", "model.projection_dim=16", "trainer.max_epochs=2", "~callbacks.figures"]
     overrides += METHOD_OVERRIDES[name]

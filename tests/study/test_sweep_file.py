@@ -1,14 +1,18 @@
 """What a sweep file says, to Optuna and to W&B."""
 
+from io import StringIO
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from rich.console import Console
 
 from kindred.config import ConfigError, compose
 from kindred.config_files import CONFIGS
 from kindred.study.sweep_file import as_overrides, check, read_sweep
+from kindred.study.sweep_report import print_sweep
 from kindred.study.sweep_rows import published
 
 SHIPPED = sorted(path.stem for path in (CONFIGS / "sweep").glob("*.yaml"))
@@ -116,6 +120,17 @@ def test_several_grids_in_one_file():
     assert {tuple(row[key] for key in keys) for row in known} == {tuple(c.get(key) for key in keys) for c in grid}
 
 
+def test_published_values_of_nnclrs_augmentation_are_of_settings_that_the_sweep_has():
+    sweep = read_sweep("nnclr_augmentation")
+    source, known = published(sweep)
+    assert "Dwibedi" in source
+    settings = {(each["model"], each["views"]) for each in sweep.grid()}
+    assert {(row["model"], row["views"]) for row in known} <= settings
+    report = StringIO()
+    print_sweep(Path("somewhere"), sweep, [], Console(file=report, width=200))
+    assert report.getvalue().count("crop_only") == 2  # without a uniformity or a tolerance
+
+
 def test_grids_of_one_file_must_agree(tmp_path):
     path = tmp_path / "mine.yaml"
     search = {key: value for key, value in GOOD.items() if key != "run_cap"} | {"method": "grid"}
@@ -185,7 +200,7 @@ def test_a_file_that_cannot_be_run(write, changes, message):
 def test_names_keys_and_values_that_do_not_exist(write):
     with pytest.raises(
         ConfigError,
-        match=r"sweep=temprature: there is no .*Choices: label_free, methods, queue, temperature, views, wang_liu",
+        match=r"sweep=temprature: there is no .*Choices: label_free, methods, nnclr_augmentation, .*, queue, temperature",
     ):
         read_sweep("temprature")
     with pytest.raises(ConfigError, match=r"views=nothing: there is no configs/views/nothing.yaml"):

@@ -102,10 +102,14 @@ def test_killed_on_two_ranks_and_resumed_to_the_bit(two_ranks, tmp_path, step):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mocov2", "nnclr", "supcon"])
+@pytest.mark.parametrize("model", ["instdisc", "mocov2", "nnclr", "simclrv2_memory", "supcon"])
 def test_killed_on_two_ranks_and_resumed_with_every_method(tmp_path, model):
     settings = [f"model={model}", "model.hidden_dim=32", "model.projection_dim=16"]
-    settings += {"mocov2": ["model.queue_size=600"], "nnclr": ["model.queue_size=600"]}.get(model, [])
+    settings += {
+        "mocov2": ["model.queue_size=600"],
+        "nnclr": ["model.queue_size=600"],
+        "simclrv2_memory": ["model.memory_size=600"],
+    }.get(model, [])
     assert start_ranks(tmp_path / "whole", settings) == [0, 0]
     run = tmp_path / "run"
     assert start_ranks(run, settings, lambda rank: add_callback(At(7, kill_self))) == [-signal.SIGKILL] * 2

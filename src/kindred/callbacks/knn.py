@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from lightning import Callback
 
 from kindred.callbacks.feature_store import Features, feature_store
@@ -9,6 +10,7 @@ from kindred.callbacks.record import record
 from kindred.errors import ConfigError
 from kindred.evaluation.accuracy import top_k_accuracies
 from kindred.evaluation.knn import knn_scores
+from kindred.memory import MemoryBank
 from kindred.models.contrastive import ContrastiveModule
 from kindred.training.trainer import Trainer
 from kindred.values import Count, Positive
@@ -16,6 +18,9 @@ from kindred.values import Count, Positive
 
 class KNNCallback(Callback):
     """Logs `val/knn_top1` and `val/knn_top5` of the unaugmented query images against the bank.
+
+    Of a method that keeps a bank of the train images' embeddings also `val/bank_knn_top1` and `_top5`: of the query images'
+    projections against the bank as it is, stale and augmented (Wu et al. 2018, section 3.4).
 
     The untrained encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...`: without these
     base lines an accuracy says little.
@@ -53,6 +58,9 @@ class KNNCallback(Callback):
         record(trainer, self._accuracies(f"{split}/knn", store.bank, store.query, trainer))
         if store.inputs:
             record(trainer, self._accuracies("pixels/knn", *store.inputs, trainer))
+        bank = getattr(module, "bank", None)
+        if isinstance(bank, MemoryBank) and trainer.global_step and trainer.datamodule.train_is_labelled:
+            record(trainer, self._accuracies(f"{split}/bank_knn", _share(bank, trainer), store.projected, trainer))
 
     def _accuracies(self, name: str, bank: Features, query: Features, trainer: Trainer) -> dict[str, Any]:
         query = query.gathered()
@@ -66,3 +74,11 @@ class KNNCallback(Callback):
             num_classes=trainer.datamodule.num_classes,
         )
         return top_k_accuracies(name, scores, query.labels)
+
+
+def _share(bank: MemoryBank, trainer: Trainer) -> Features:
+    """This rank's share of the rows, which all ranks hold."""
+    rows = slice(trainer.global_rank, None, trainer.world_size)
+    positions = bank.positions[rows]
+    labels = torch.from_numpy(trainer.datamodule.train.examples.labels)[positions.cpu()].to(positions.device)
+    return Features(bank.features[rows], labels, positions)

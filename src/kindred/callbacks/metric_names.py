@@ -37,9 +37,11 @@ CALLBACKS = {
     "kindred.training.step_seed.StepSeed": (),
 }
 METHODS = {
+    "kindred.models.instdisc.InstDisc": tuple(f"split/bank_knn_{top}" for top in TOP),
     "kindred.models.mocov2.MoCoV2": ("train/queue_fill",),
     "kindred.models.nnclr.NNCLR": ("train/nn_match", "train/support_fill"),
     "kindred.models.simclr.SimCLR": (),
+    "kindred.models.simclrv2.SimCLRv2": ("train/memory_fill",),
     "kindred.models.supcon.SupCon": (),
 }
 ALWAYS = ("step", "epoch", "epochs", "skipped_files")  # kindred.runs.summary

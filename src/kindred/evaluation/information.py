@@ -1,9 +1,10 @@
-"""Bounds of the mutual information I(x; y), in nats: InfoNCE's from below, CLUB's from above."""
+"""Bounds of the mutual information I(x; y), in nats: InfoNCE's from below, CLUB's and the variational one from above."""
 
 import math
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
 
 
 def info_nce_bound(loss: Tensor, candidates: int) -> Tensor:
@@ -31,6 +32,31 @@ def club_bound(log_likelihoods: Tensor) -> Tensor:
         A scalar. The mean over p(x)p(y) is that over all N^2 pairs, as in the paper.
     """
     return log_likelihoods.diagonal().mean() - log_likelihoods.mean()
+
+
+def variational_bound(posterior: Distribution, prior: Distribution) -> Tensor:
+    """I(x; z) <= E KL(q(z|x) || p(z)) of an encoder that gives a distribution (Barber & Agakov 2003; Alemi et al. 2018).
+
+    It is above I by KL(q(z) || p(z)), what the codes of all x together lie apart from p(z): with a VAE's prior the rate term
+    of its loss (arXiv:1711.00464, section 3; Poole et al. 2019, arXiv:1905.06922, eq. 1).
+
+    Args:
+        posterior: q(z|x_i) of N samples, a batch of shape [N].
+        prior: p(z), one distribution over the same events; of a kind that torch knows the KL divergence of.
+
+    Returns:
+        A scalar, the mean over the samples.
+
+    Raises:
+        ValueError: a posterior whose batch is not [N], such as a Normal that was not made Independent.
+    """
+    if len(posterior.batch_shape) != 1 or prior.batch_shape or prior.event_shape != posterior.event_shape:
+        raise ValueError(
+            f"posterior and prior have batches {tuple(posterior.batch_shape)} and {tuple(prior.batch_shape)} of events "
+            f"{tuple(posterior.event_shape)} and {tuple(prior.event_shape)}: give a batch [N] and one of the same events "
+            "(torch.distributions.Independent makes dimensions events)"
+        )
+    return kl_divergence(posterior, prior).mean()
 
 
 def linear_gaussian(x: Tensor, y: Tensor) -> Tensor:

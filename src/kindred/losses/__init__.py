@@ -6,7 +6,7 @@ device. The temperature is a number, or a 0-d tensor that may be learnt. `group_
 differentiable once, and say so where they are to be twice; the others are.
 """
 
-from kindred.losses.choice import BY_GROUP, BY_NEIGHBOUR, BY_QUEUE, choose
+from kindred.losses.choice import BY_BANK, BY_GROUP, BY_NEIGHBOUR, BY_QUEUE, choose
 from kindred.losses.contrastive import group_contrast, info_nce
 from kindred.losses.family import (
     decoupled,
@@ -20,6 +20,7 @@ from kindred.losses.family import (
     supcon_in,
     triplet,
 )
+from kindred.losses.noise import noise_contrast
 from kindred.losses.over_ranks import (
     class_groups,
     contrast_classes,
@@ -31,6 +32,7 @@ from kindred.losses.over_ranks import (
 )
 
 __all__ = [
+    "BY_BANK",
     "BY_GROUP",
     "BY_NEIGHBOUR",
     "BY_QUEUE",
@@ -49,6 +51,7 @@ __all__ = [
     "info_nce",
     "margin",
     "nce",
+    "noise_contrast",
     "nt_xent",
     "simple",
     "sup_con",

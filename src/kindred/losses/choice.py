@@ -22,6 +22,7 @@ from kindred.losses.family import (
     supcon_in,
     triplet,
 )
+from kindred.losses.noise import noise_contrast
 
 # Of anchors and candidates by group.
 BY_GROUP = {
@@ -39,6 +40,8 @@ BY_GROUP = {
 BY_QUEUE = {"contrastive": info_nce, "hard_contrastive": hard_info_nce, "decoupled": decoupled_info_nce}
 # Of anchors against the batch's predictions, by group, where kin is an image's neighbour.
 BY_NEIGHBOUR = {name: BY_GROUP[name] for name in BY_QUEUE}
+# Of anchors against the train images' rows in a bank, by image: a sample of them, or all.
+BY_BANK = {"nce": noise_contrast, "contrastive": group_contrast}
 WITHOUT_TEMPERATURE = (simple, hard_simple, margin, triplet)
 INFO_NCE = (group_contrast, info_nce)  # log N - L bounds a mutual information
 

@@ -193,11 +193,11 @@ def hard_info_nce(
         queries, keys, negatives, temperature, unit_negatives: see `info_nce`.
         alpha: which share of the negatives is hard; the paper's 4,095 of 50,000.
     """
-    own, others = _compare_with_queue(queries, keys, negatives, unit_negatives)
+    own, others = compare_with_queue(queries, keys, negatives, unit_negatives)
     hard = _hardest(others, torch.ones_like(others, dtype=torch.bool), alpha)
     others = _over(others, temperature).masked_fill(~hard, -torch.inf)
     own = _over(own, temperature)
-    return _over_queries(torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own)
+    return over_queries(torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own)
 
 
 def decoupled_info_nce(
@@ -208,9 +208,9 @@ def decoupled_info_nce(
     Args:
         queries, keys, negatives, temperature, unit_negatives: see `info_nce`; with K = 0 the loss is 0 here too.
     """
-    own, others = _compare_with_queue(queries, keys, negatives, unit_negatives)
+    own, others = compare_with_queue(queries, keys, negatives, unit_negatives)
     own, others = _over(own, temperature), _over(others, temperature)
-    return _over_queries(others.logsumexp(dim=1) - own if len(negatives) else 0 * own)
+    return over_queries(others.logsumexp(dim=1) - own if len(negatives) else 0 * own)
 
 
 def _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns):
@@ -222,7 +222,7 @@ def _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
     return similarities, kin, ~same
 
 
-def _compare_with_queue(queries, keys, negatives, unit_negatives):
+def compare_with_queue(queries, keys, negatives, unit_negatives):
     """Similarities of queries and keys [B], and of queries and negatives [B, K]."""
     with torch.autocast(queries.device.type, enabled=False):
         queries = unit(queries)
@@ -256,7 +256,7 @@ def _log_sum_exp(logits, mask):
     return logits.masked_fill(~mask, torch.finfo(logits.dtype).min).logsumexp(dim=1)
 
 
-def _over_queries(losses):
+def over_queries(losses):
     """The mean, 0 of none."""
     return losses.sum() / max(1, len(losses))
 

@@ -3,7 +3,7 @@
 Any loss of anchors and candidates by group will do (`group_contrast`, or one of `kindred.losses.family`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -16,22 +16,34 @@ from kindred.sphere import raise_precision
 GroupLoss = Callable[..., Tensor]  # (anchors, candidates, anchor_groups, candidate_groups, self_columns, temperature)
 
 
-def contrast_images(embeddings: Tensor, temperature: float | Tensor, loss: GroupLoss = group_contrast) -> Tensor:
+def contrast_images(
+    embeddings: Tensor,
+    temperature: float | Tensor,
+    loss: GroupLoss = group_contrast,
+    large: Sequence[int] | None = None,
+    negatives: Tensor | None = None,
+) -> Tensor:
     """`loss` where the views of one image are kin, over all ranks.
 
     Args:
         embeddings: [V, B, D], V views of each of the rank's B images.
         temperature: tau > 0.
         loss: what contrasts anchors with candidates, by group.
+        large: the views that are candidates; the others, as small crops, are anchors only. None: all.
+        negatives: [K, D], candidates that are nobody's kin, the same on every rank (a queue).
 
     Returns:
         The mean over this rank's V*B anchors, contrasted with the candidates of all ranks.
     """
-    return _contrast_over_ranks(embeddings, image_groups(embeddings), temperature, loss)
+    return _contrast_over_ranks(embeddings, image_groups, temperature, loss, large, negatives)
 
 
 def contrast_classes(
-    embeddings: Tensor, labels: Tensor, temperature: float | Tensor, loss: GroupLoss = group_contrast
+    embeddings: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor,
+    loss: GroupLoss = group_contrast,
+    large: Sequence[int] | None = None,
 ) -> Tensor:
     """`loss` where all views of all images of one class are kin, over all ranks.
 
@@ -40,12 +52,13 @@ def contrast_classes(
         labels: [B] classes; the kin of an unlabelled image (-1) are its own other views only.
         temperature: tau > 0.
         loss: what contrasts anchors with candidates, by group.
+        large: the views that are candidates; see `contrast_images`.
 
     Returns:
         The sum over this rank's anchors that have kin, divided by the ranks' mean number of such anchors: the average
         over the ranks, which DDP takes of the gradients, is then the mean over all anchors wherever they are.
     """
-    return _contrast_over_ranks(embeddings, class_groups(embeddings, labels), temperature, loss)
+    return _contrast_over_ranks(embeddings, partial(class_groups, labels=labels), temperature, loss, large)
 
 
 def nt_xent(embeddings: Tensor, temperature: float | Tensor, chunk_size: int | None = None) -> Tensor:
@@ -104,14 +117,27 @@ def class_groups(embeddings: Tensor, labels: Tensor) -> Tensor:
     return groups.expand(-1, views, -1).reshape(-1)
 
 
-def _contrast_over_ranks(embeddings, groups, temperature, loss):
-    """This rank's embeddings [V, B, D] against those of all ranks, whose groups are [W*V*B]."""
+def _contrast_over_ranks(embeddings, groups_of, temperature, loss, large, negatives=None):
+    """This rank's embeddings [V, B, D] against all ranks' large views, of groups `groups_of` them, and against negatives."""
     # Raised before the gather, so that the gradients of the ranks are not added up in half precision.
-    anchors = raise_precision(embeddings.flatten(0, 1))
-    candidates = distributed.gather(anchors)
+    embeddings, small = raise_precision(embeddings), embeddings[:0]
+    if large is not None and len(large) < len(embeddings):
+        small = torch.stack([view for number, view in enumerate(embeddings) if number not in large])
+        embeddings = torch.stack([embeddings[number] for number in large])
+    anchors = embeddings.flatten(0, 1)
+    candidates, groups = distributed.gather(anchors), groups_of(embeddings)
     own = torch.arange(len(anchors), device=anchors.device) + distributed.rank() * len(anchors)
-    mean = loss(anchors, candidates, groups[own], groups, own, temperature)
-    if distributed.world_size() == 1:
-        return mean
-    with_kin = (kin_count(groups[own], groups, own) > 0).sum()
-    return mean * (distributed.world_size() * with_kin) / distributed.sum_over_ranks(with_kin).clamp(min=1)
+    parts = [(anchors, groups[own], own)]
+    if len(small):
+        parts.append((small.flatten(0, 1), groups[own[: small.shape[1]]].repeat(len(small)), None))
+    if negatives is not None and len(negatives):
+        candidates = torch.cat([candidates, negatives.to(candidates.dtype)])
+        nobody = groups.min() - 1
+        groups = torch.cat([groups, nobody.expand(len(negatives))])
+    means = [loss(part, candidates, of, groups, itself, temperature) for part, of, itself in parts]
+    if distributed.world_size() == len(parts) == 1:
+        return means[0]
+    with_kin = [(kin_count(of, groups, itself) > 0).sum() for _, of, itself in parts]
+    everywhere = distributed.sum_over_ranks(sum(with_kin[1:], with_kin[0])).clamp(min=1)
+    shares = [mean * (distributed.world_size() * n) / everywhere for mean, n in zip(means, with_kin, strict=True)]
+    return sum(shares[1:], shares[0])

@@ -1,6 +1,7 @@
 """What every method shares: views in, loss and detached features out, one optimiser, one schedule."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -125,15 +126,15 @@ class ContrastiveModule(lightning.LightningModule):
         """The loss, and what the callbacks observe.
 
         Features [V, B, F], projections [V, B, D], labels [B], logs, and the temperature. Of InfoNCE also candidates, the
-        terms of its denominator: every other view in the global batch, where the method does not say otherwise. Where
+        terms of its denominator: every other large view in the global batch, where the method does not say otherwise. Where
         images are kin, groups [B] says which.
         """
         self._step = {}
         loss, logs = self.contrast(batch)
         with torch.no_grad():
             self._step["temperature"] = self.temperature  # after the step it is another one
-        views, images = self._step["projections"].shape[:2]
-        candidates = self._step.pop("candidates", world_size() * views * images - 1)
+        large, images = len(large_views(batch.views)), len(batch.labels)
+        candidates = self._step.pop("candidates", world_size() * large * images - 1)
         if self.loss.func in INFO_NCE:
             self._step["candidates"] = candidates
         return {"loss": loss, "labels": batch.labels, "logs": {"loss": loss.detach(), **logs}, **self._step}
@@ -178,3 +179,13 @@ class ContrastiveModule(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": warmup_cosine(optimizer, warmup, total), "interval": "step"},
         }
+
+
+def large_views(views: Sequence[Tensor]) -> list[int]:
+    """Which of the views [B, ...] all others are contrasted with: the largest, where there are two or more; else all.
+
+    Small crops are cheap anchors, and poor candidates (multi-crop, Caron et al. 2020, arXiv:2006.09882, section 3.2).
+    """
+    sizes = [view[:1].numel() for view in views]
+    largest = [number for number, size in enumerate(sizes) if size == max(sizes)]
+    return largest if len(largest) > 1 else list(range(len(views)))

@@ -4,13 +4,10 @@ He, Fan, Wu, Xie, Girshick: Momentum Contrast for Unsupervised Visual Representa
 Chen, Fan, Girshick, He: Improved Baselines with Momentum Contrastive Learning, 2020 (v2).
 """
 
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
-import torch
 from lightly.models.modules.heads import MoCoProjectionHead
-from lightly.models.utils import deactivate_requires_grad
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor, nn, no_grad
 from torch.optim import Optimizer
@@ -22,6 +19,7 @@ from kindred.losses import BY_QUEUE, choose
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule
 from kindred.models.key_splits import encode_in_splits, make_local
+from kindred.models.momentum import follow, momentum_copy
 from kindred.temperature import Temperature
 from kindred.values import Count, NotNegative, Positive, Share, Whole
 
@@ -68,8 +66,7 @@ class MoCoV2(ContrastiveModule):
             if hidden_dim
             else nn.Linear(self.num_features, projection_dim)
         )
-        self.key_encoder = deepcopy(nn.Sequential(encoder, self.projector))
-        deactivate_requires_grad(self.key_encoder)
+        self.key_encoder = momentum_copy(encoder, self.projector)
         self.queue = FeatureQueue(queue_size, projection_dim)
         # The same on every rank without being sent.
         self._ddp_params_and_buffers_to_ignore = ["queue.features", "queue.labels"]
@@ -107,10 +104,7 @@ class MoCoV2(ContrastiveModule):
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             end = self.momentum if self.momentum_end is None else self.momentum_end
             momentum = cosine_schedule(self.global_step, self.planned_steps, self.momentum, end)
-            query_side: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
-            key_side: list[Tensor] = [*self.key_encoder.parameters()]
-            with no_grad():  # k <- m k + (1 - m) q (v1, eq. 2), of all tensors in a few kernels
-                torch._foreach_lerp_(key_side, query_side, 1 - momentum)
+            follow(self.key_encoder, momentum, self.encoder, self.projector)
 
     def on_fit_start(self) -> None:
         if self.key_batch_splits > 1:

@@ -4,6 +4,7 @@ Dwibedi, Aytar, Tompson, Sermanet, Zisserman: With a Little Help from My Friends
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from lightly.models.modules.heads import NNCLRPredictionHead, NNCLRProjectionHead
@@ -12,15 +13,20 @@ from torch.optim import Optimizer
 
 from kindred.data.loading import ViewBatch
 from kindred.distributed import sum_over_ranks, world_size
+from kindred.errors import ConfigError
 from kindred.losses import BY_NEIGHBOUR, choose, image_contrast
 from kindred.memory import FeatureQueue
-from kindred.models.contrastive import ContrastiveModule
+from kindred.models.contrastive import ContrastiveModule, large_views
+from kindred.models.momentum import follow, momentum_copy
+from kindred.models.neighbours import Nearest, Oracle, Soft, TopK
 from kindred.temperature import Temperature
-from kindred.values import Count, NotNegative, Positive
+from kindred.values import Count, NotNegative, Positive, Share
 
 
 class NNCLR(ContrastiveModule):
-    """The neighbours of each view's embeddings against the predictions of the other view (eq. 3 and 4, made symmetric).
+    """The neighbours of each view's embeddings against the predictions of the other views (eq. 3 and 4, made symmetric).
+
+    Neighbours are sought of large views only; small ones (multi-crop) are predictions of their images' neighbours.
 
     Args:
         encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
@@ -28,6 +34,9 @@ class NNCLR(ContrastiveModule):
         hidden_dim, projection_dim: the projector's widths; three linear layers with BN (section 3.2).
         predictor_dim: the hidden width of the predictor.
         queue_size: embeddings of past first views among which neighbours are sought.
+        neighbours: who they are (`kindred.models.neighbours`); None: the nearest.
+        momentum: m of a slowly moving copy of encoder and projector, which gives the support set and what its neighbours
+            are sought of, as MoCo's gives keys; None: there is none.
     """
 
     def __init__(
@@ -40,6 +49,8 @@ class NNCLR(ContrastiveModule):
         projection_dim: Count = 256,
         predictor_dim: Count = 4096,
         queue_size: Count = 98_304,
+        neighbours: Nearest | TopK | Soft | Oracle | None = None,
+        momentum: Share | None = None,
         loss: str = "contrastive",
         loss_options: dict | None = None,
     ) -> None:
@@ -49,32 +60,56 @@ class NNCLR(ContrastiveModule):
         self.support = FeatureQueue(queue_size, projection_dim)
         # The same on every rank without being sent.
         self._ddp_params_and_buffers_to_ignore = ["support.features", "support.labels"]
+        self.choose_neighbours = neighbours or Nearest()
+        self.momentum = momentum
+        self.key_encoder = None if momentum is None else momentum_copy(encoder, self.projector)
+
+    def setup(self, stage: str) -> None:
+        if self.choose_neighbours.uses_labels and not self.trainer.datamodule.train_is_labelled:
+            raise ConfigError(
+                f"model.neighbours: {type(self.choose_neighbours).__name__} goes by labels, and the train examples of "
+                f"{self.trainer.datamodule.source.name} have none: leave it out, or give labelled data"
+            )
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
-        first, second = self.embed(self.projector, self.encode(batch.views[:2]))  # z1, z2 [B, D]
-        both = torch.cat([first, second])
-        predicted_first, predicted_second = self.predictor(both).chunk(2)  # p1, p2
-        neighbours, classes = self.neighbours(both)
-        neighbours_first, neighbours_second = neighbours.chunk(2)
-        loss = (
-            image_contrast(neighbours_first, predicted_second, self.temperature, self.loss)
-            + image_contrast(neighbours_second, predicted_first, self.temperature, self.loss)
-        ) / 2
-        self.entering = (first.detach(), batch.labels)
-        self._step["candidates"] = world_size() * len(first)
+        embeddings = self.embed(self.projector, self.encode(batch.views))  # z [V, B, D]
+        predictions = self.predictor(embeddings.flatten(0, 1)).chunk(len(embeddings))  # p
+        large = large_views(batch.views)
+        sought = [embeddings[view] if self.key_encoder is None else self.keys(batch.views[view]) for view in large]
+        found, classes = self.neighbours(torch.cat(sought), batch.labels.repeat(len(large)))
+        terms = [
+            image_contrast(neighbours, prediction, self.temperature, self.loss)
+            for several in found
+            for view, neighbours in zip(large, several.chunk(len(large)), strict=True)
+            for other, prediction in enumerate(predictions)
+            if other != view
+        ]
+        self.entering = (sought[0].detach(), batch.labels)
+        self._step["candidates"] = world_size() * len(batch.labels)
         fill = len(self.support) / len(self.support.features)
-        return loss, {"nn_match": matching_share(classes[: len(first)], batch.labels), "support_fill": fill}
+        match = matching_share(classes[:, : len(batch.labels)], batch.labels)
+        return sum(terms[1:], terms[0]) / len(terms), {"nn_match": match, "support_fill": fill}
 
     @torch.no_grad()
-    def neighbours(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """The support vectors [B, D] nearest to embeddings [B, D], and their labels [B].
+    def neighbours(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """K neighbours each of embeddings [B, D] with labels [B], as vectors [K, B, D] with their labels [K, B].
 
         Before the support set has rows an anchor is its own neighbour, whose label is not known (-1).
         """
         if len(self.support) == 0:
-            return embeddings.detach(), torch.full((len(embeddings),), -1, device=embeddings.device)
-        nearest = self.support.nearest(embeddings)
-        return self.support.features[nearest], self.support.labels[nearest]
+            return embeddings.detach()[None], torch.full_like(labels, -1)[None]
+        return self.choose_neighbours(self.support, embeddings, labels)
+
+    @torch.no_grad()
+    def keys(self, view: Tensor) -> Tensor:
+        """A view [B, ...] -> embeddings [B, D] of the momentum encoder."""
+        assert self.key_encoder is not None
+        return self.key_encoder(view)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.key_encoder is not None and batch_idx % self.trainer.accumulate_grad_batches == 0:
+            assert self.momentum is not None
+            follow(self.key_encoder, self.momentum, self.encoder, self.projector)
 
     def on_after_backward(self) -> None:
         # Only now: an image enqueued before the loss would be its own nearest neighbour.
@@ -82,8 +117,8 @@ class NNCLR(ContrastiveModule):
 
 
 def matching_share(found: Tensor, labels: Tensor) -> Tensor:
-    """The share of the labelled anchors, on all ranks, whose neighbour has their label; NaN where none is labelled."""
-    labelled = labels >= 0
+    """The share of labelled anchors' [B] neighbours [..., B], on all ranks, with their label; NaN where none is labelled."""
+    labelled = (labels >= 0).expand_as(found)
     hits = labelled & (found == labels)
     matching, anchors = sum_over_ranks(torch.stack([hits.sum(), labelled.sum()]))
     return matching / anchors

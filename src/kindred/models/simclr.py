@@ -4,14 +4,16 @@ Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of
 """
 
 from functools import partial
+from typing import Annotated
 
+from annotated_types import Ge
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kindred.data.loading import ViewBatch
 from kindred.losses import BY_GROUP, choose, contrast_images
-from kindred.models.contrastive import ContrastiveModule
+from kindred.models.contrastive import ContrastiveModule, large_views
 from kindred.temperature import Temperature
 from kindred.values import Count, NotNegative, Positive
 
@@ -25,6 +27,7 @@ class SimCLR(ContrastiveModule):
         hidden_dim, projection_dim: the projector's widths; linear, BN, ReLU, linear, BN (section 4.2: what contrast
             removes is lost in the projection and kept in the features before it). The last BN has a bias, as in lightly;
             the authors' code has none there.
+        head_layers: linear layers of the projector; 3 in SimCLR v2 (Chen et al. 2020, arXiv:2006.10029, section 2).
     """
 
     def __init__(
@@ -35,13 +38,14 @@ class SimCLR(ContrastiveModule):
         warmup_epochs: NotNegative = 10,
         hidden_dim: Count = 2048,
         projection_dim: Count = 128,
+        head_layers: Annotated[int, Ge(2)] = 2,
         loss: str = "contrastive",
         loss_options: dict | None = None,
     ) -> None:
         super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options))
-        self.projector = SimCLRProjectionHead(self.num_features, hidden_dim, projection_dim)
+        self.projector = SimCLRProjectionHead(self.num_features, hidden_dim, projection_dim, head_layers)
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
         features = self.encode(batch.views)  # h = f(x) [V, B, F]
         embeddings = self.embed(self.projector, features)  # z = g(h) [V, B, D]
-        return contrast_images(embeddings, self.temperature, self.loss), {}
+        return contrast_images(embeddings, self.temperature, self.loss, large_views(batch.views)), {}

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from kindred.data.loading import ViewBatch
 from kindred.errors import ConfigError
 from kindred.losses import BY_GROUP, choose, contrast_classes
-from kindred.models.contrastive import ContrastiveModule
+from kindred.models.contrastive import ContrastiveModule, large_views
 from kindred.temperature import Temperature
 from kindred.values import Count, NotNegative, Positive
 
@@ -61,4 +61,4 @@ class SupCon(ContrastiveModule):
         features = self.encode(batch.views)  # r = Enc(x) [V, B, F]
         embeddings = self.embed(self.projector, features)  # z = Proj(r) [V, B, D]
         self._step["groups"] = batch.labels
-        return contrast_classes(embeddings, batch.labels, self.temperature, self.loss), {}
+        return contrast_classes(embeddings, batch.labels, self.temperature, self.loss, large_views(batch.views)), {}

@@ -25,9 +25,20 @@ OPTIMISERS = frozenset({"kindred.optimisers.lars.LARS", "torch.optim.Adam", "tor
 TRUSTED = {
     "encoder": frozenset({"kindred.encoders.convnet.ConvNet", "kindred.encoders.resnet.resnet"}),
     "model": frozenset(
-        f"kindred.models.{name}" for name in ("simclr.SimCLR", "mocov2.MoCoV2", "nnclr.NNCLR", "supcon.SupCon")
+        f"kindred.models.{name}"
+        for name in (
+            "instdisc.InstDisc",
+            "simclr.SimCLR",
+            "simclrv2.SimCLRv2",
+            "mocov2.MoCoV2",
+            "nnclr.NNCLR",
+            "supcon.SupCon",
+        )
     ),
     "model.optimizer": OPTIMISERS,
+    "model.neighbours": frozenset(
+        f"kindred.models.neighbours.{name}" for name in ("Nearest", "TopK", "Soft", "Oracle")
+    ),
     "model.temperature": frozenset({"kindred.temperature.Cosine", "kindred.temperature.Learnable"}),
     "views": frozenset({"kindred.data.images.views.MultiView"}),
     "views.views.*": frozenset({"kindred.data.images.views.View"}),

@@ -79,7 +79,7 @@ def print_sweep(directory: Path, sweep: SweepFile, rows: Sequence[Row], console:
     if known:
         table = _table(f"published: {source}", *headings, *PUBLISHED)
         for row in known:
-            table.add_row(*(number(row.get(key)) for key in keys), *(number(row[column]) for column in PUBLISHED))
+            table.add_row(*(number(row.get(key)) for key in keys), *(number(row.get(column)) for column in PUBLISHED))
         console.print(table)
     for row in rows:
         if "error" in row:
