@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from kindred.config import build, check
 from kindred.errors import ConfigError
 from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
+from kindred.runs.fingerprint import check_unchanged, write_record
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.trust import read_settings
 from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
@@ -72,6 +73,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
     """Train what has been checked, in the run directory that `claim` is for."""
     from lightning.pytorch.callbacks import LambdaCallback
 
+    from kindred.runs.features import judged_on
     from kindred.runs.summary import print_summary, write_summary
     from kindred.tracking.csv_logger import MetricsCSV
     from kindred.training.checkpoints import AtomicCheckpointIO
@@ -92,7 +94,9 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
         if not begun:
             begun = True
             if trainer.is_global_zero:
+                check_unchanged(directory, datamodule)
                 begin(config, claim, last)
+                write_record(directory, datamodule)
             for logger in trainer.loggers:
                 logger.log_hyperparams(read_settings(saved_form(config), "config.yaml"))
 
@@ -115,7 +119,8 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
 
     summary = write_summary(directory, trainer)
     if trainer.is_global_zero:
-        print_summary(summary, directory)
+        labelled = all((part.labels >= 0).any() for part in (datamodule.bank, datamodule.query))
+        print_summary(summary, directory, judge=judged_on(datamodule) if labelled else None)
     for logger in trainer.loggers:
         if finish := getattr(logger, "finish", None):
             finish(summary)

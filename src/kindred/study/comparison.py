@@ -58,6 +58,7 @@ COLUMNS = (
     *(Column(f"test/{name}", f"test {shown[0]}", shown[1]) for name, shown in SPLIT_METRICS.items()),
     Column("train/alignment", "alignment", 3),
     Column("evaluation/linear_top1", "evaluated linear", 3),
+    Column("evaluation/val_linear_top1", "evaluated linear on val", 3),
     Column("seconds", "seconds", 0),
 )
 

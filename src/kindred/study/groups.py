@@ -155,10 +155,15 @@ class Group:
 
 
 def numbers(run: Run) -> dict[str, float]:
-    """The numbers of summary.json, and the linear probe of evaluation.json as `evaluation/linear_top1`, if of that step."""
-    reached = run.summary | {"evaluation/linear_top1": _evaluation(run).get("test/linear_top1")}
-    if is_outdated(run):
-        del reached["evaluation/linear_top1"]
+    """The numbers of summary.json, and the linear probe of evaluation.json, if of that step.
+
+    That is `evaluation/linear_top1`, or of data without a test split `evaluation/val_linear_top1`.
+    """
+    evaluation = {} if is_outdated(run) else _evaluation(run)
+    judged = {
+        name: evaluation.get(f"{on}/linear_top1") for name, on in (("linear_top1", "test"), ("val_linear_top1", "val"))
+    }
+    reached = run.summary | {f"evaluation/{name}": value for name, value in judged.items()}
     return {name: float(value) for name, value in reached.items() if _is_number(value) and not math.isnan(value)}
 
 
