@@ -44,7 +44,7 @@ def print_evaluation(result: dict[str, Any], directory: Path) -> None:
     console.print(heading, soft_wrap=True)
     if on == "val":
         console.print(
-            "there is no test split: judged on val images, which a training on these data is monitored on",
+            "there is no test split: judged on val images, on which trainings are monitored",
             soft_wrap=True,
         )
     if changed := result.get("data_changed"):

@@ -116,6 +116,16 @@ class DataModule(lightning.LightningDataModule):
             )
         return count
 
+    def expected_examples(self) -> int | None:
+        """Train examples, before any is read: by the source's files, one for each; None: it knows none."""
+        files = self.inventory()
+        if "train" not in files:
+            return None
+        count = len(files["train"].names)
+        if self.val_size != 0 and not {"val", "bank"} & files.keys():
+            count -= self._held_out(count)
+        return min(count, self.train_size or count)
+
     def _subset(self, labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """`train_size` of the positions."""
         if self.train_size is None:

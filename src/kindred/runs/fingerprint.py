@@ -66,8 +66,8 @@ def read_record(directory: Path) -> Record | None:
 
 
 def short(found: Record) -> str:
-    """Eight letters for the data of a record, the same for a copy of them."""
-    kept = ("examples", "labels", "names", "sample")
+    """Eight letters for the data of a record; a copy's are others."""
+    kept = ("labels", "names", "times")
     return _digest(json.dumps({name: [s.get(key) for key in kept] for name, s in sorted(found["splits"].items())}))[:8]
 
 

@@ -2,14 +2,15 @@
 
 import inspect
 import logging
+import sys
 import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from kindred.config import build, check
+from kindred.config import build, check, fitted
 from kindred.errors import ConfigError
 from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
 from kindred.runs.fingerprint import check_unchanged, write_record
@@ -38,7 +39,10 @@ def train(config: DictConfig) -> dict[str, float]:
     quieten()
     launch.watch_launcher()
     config = deepcopy(config)
+    most = fitted(config)
     check(config)
+    if launch.rank() == 0:
+        say_fitted({key: (number, OmegaConf.select(config, key)) for key, number in most.items()})
     if config.resume is None:
         check_place(config)
     ranks = launch.check_devices(config)
@@ -59,6 +63,12 @@ def train(config: DictConfig) -> dict[str, float]:
             claim.take()
             remove_remains(directory)
         return fit(config, claim, datamodule, module)
+
+
+def say_fitted(numbers: dict[str, tuple[int, int]]) -> None:
+    """One line if settings that say `${fitting:...}` have become smaller: key -> (as it stands there, what fits)."""
+    if few := [f"{key} is {value} (not {most})" for key, (most, value) in numbers.items() if value != most]:
+        print(f"{', '.join(few)}: what fits so few train examples; a number of your own goes before", file=sys.stderr)
 
 
 def check_limits(config: DictConfig, datamodule: "DataModule") -> None:

@@ -109,7 +109,7 @@ class Comparison:
         """Of the columns before the metrics: settings, or the directories' names if there are none; state; n."""
         named = [setting.text(group) for setting in settings]
         state = [self.state(group)] if "state" in self.headings(settings) else []
-        return [*(named or [", ".join(as_text(run.path.name) for run in group.runs)]), *state, str(len(group.runs))]
+        return [*(named or [", ".join(as_text(run.path.name) for run in group.runs)]), *state, group.count]
 
     @staticmethod
     def state(group: Group) -> str:
