@@ -4,6 +4,7 @@
 (Hydra passes an unknown key that stands in a file), `build` instantiates one part. Imports torch only in `check`/`build`.
 """
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -56,9 +57,42 @@ def sqrt_lr(base: float, batch: int, accumulation: int = 1) -> float:
     return base * sqrt(batch * accumulation)
 
 
+def fitting(most: int, parts: int, *, _root_: DictConfig) -> int:
+    """`most`, or if there are fewer train examples than `parts` times that, the largest power of two, from 2 up, of which
+    they hold `parts`. The same on any number of devices.
+
+    Args:
+        most: where there are enough, and where nobody can tell: no data, a source that knows no files.
+        parts: for a batch, the steps that an epoch is to have at least.
+        _root_: the configuration; OmegaConf gives it.
+    """
+    counts, settings = OmegaConf.get_cache(_root_)["fitting"], str(OmegaConf.to_container(_root_.data))
+    if settings not in counts:  # listing the data may take a while
+        counts[settings] = None
+        # Whoever builds the data set, or lists it, for its own sake says what is wrong.
+        with contextlib.suppress(Exception):
+            if not list(_missing(_root_.data)):
+                views = build(_root_, "views")
+                counts[settings] = build(_root_, "data", views=views, batch_size=most).expected_examples()
+    count = counts[settings]
+    return most if count is None or count >= most * parts else max(2, 1 << (count // parts).bit_length() >> 1)
+
+
+def fitted(config: DictConfig) -> dict[str, int]:
+    """The keys of an unresolved `config` that say `${fitting:<most>,...}` -> that most."""
+    flat, found = [("", OmegaConf.to_container(config))], {}
+    for key, value in flat:
+        if isinstance(value, dict):
+            flat += [(f"{key}.{name}" if key else str(name), entry) for name, entry in value.items()]
+        elif isinstance(value, str) and (most := re.match(r"\$\{fitting:\s*(\d+)", value)):
+            found[key] = int(most[1])
+    return found
+
+
 # Rules that need other settings are resolvers, so that the resolved config.yaml shows the number that ran.
 OmegaConf.register_new_resolver("lr.linear", linear_lr, replace=True)
 OmegaConf.register_new_resolver("lr.sqrt", sqrt_lr, replace=True)
+OmegaConf.register_new_resolver("fitting", fitting, replace=True)
 # Images of up to 64 pixels lose too much in the ImageNet stem (SimCLR, appendix B.9).
 OmegaConf.register_new_resolver(
     "on_gpu", lambda where, there, otherwise: there if _on_gpu(where) else otherwise, replace=True

@@ -1,5 +1,6 @@
 """Runs are found, their settings told apart, and their seeds folded; against numbers worked out by hand."""
 
+import json
 import math
 
 import pytest
@@ -203,3 +204,64 @@ def test_a_real_run(run):
     [found] = find_runs([run])
     assert fold_seeds([found])[1][0].mean("val/knn_top1") == found.summary["val/knn_top1"]
     assert flat_config(found)["model.hidden_dim"] == 32
+
+
+def test_a_seed_that_was_run_again_is_a_repeat_and_counts_once(tmp_path):
+    for name, seed, value in [("a", 0, 0.5), ("b", 0, 0.5), ("c", 0, 0.8), ("d", 1, 0.9)]:
+        write_run(tmp_path / name, [value], seed=seed)
+    _, [group] = fold_seeds(find_runs([tmp_path]))
+    assert (len(group.runs), group.count) == (4, "2 + 2 repeats")
+    assert group.values("val/knn_top1") == pytest.approx([0.6, 0.9])
+    assert group.mean("val/knn_top1") == pytest.approx(0.75)
+    assert group.std("val/knn_top1") == pytest.approx(0.3 / math.sqrt(2))  # and not that of four
+    write_run(tmp_path / "e", [0.9], seed=1, changes={"data.seed": 5})  # another order of the same images
+    assert fold_seeds(find_runs([tmp_path]))[1][0].count == "3 + 2 repeats"
+
+
+def data_of(names="n", times="t", sample="s", sample_times=(1, 2), **more):
+    """data.json of a run, of one split."""
+    train = {"files": 2, "names": names, "times": times, "sample": sample, "sample_times": [*sample_times]}
+    return json.dumps({"source": "imagefolder", "splits": {"train": train, **more}})
+
+
+def told(tmp_path, *datas, root=None):
+    """How runs with these data.json (None: an older run) are told apart: keys, and the names of the runs of each row."""
+    for place, data in enumerate(datas):
+        changes = {"data.source.root": root[place]} if root else {}
+        directory = write_run(tmp_path / str(place), [0.5], seed=place, changes=changes)
+        if data is not None:
+            (directory / "data.json").write_text(data)
+    keys, groups = fold_seeds(find_runs([tmp_path]))
+    return keys, [[run.path.name for run in group.runs] for group in groups]
+
+
+def test_runs_whose_data_changed_are_not_one_row(tmp_path):
+    changed = data_of(times="u", sample_times=(1, 3))  # of one file the time is another
+    keys, rows = told(tmp_path, data_of(), changed, data_of(names="m"), data_of())
+    assert keys == ["data.fingerprint"]
+    assert sorted(rows) == [["0", "3"], ["1"], ["2"]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        data_of(),
+        data_of(times="u", sample_times=(7, 8)),  # all times are others, and the bytes the same: a copy
+        data_of(test={"names": "x", "times": "y"}),  # which no training has seen
+        None,
+    ],
+)
+def test_the_same_data_are_one_row(tmp_path, other):
+    assert told(tmp_path, data_of(), other) == ([], [["0", "1"]])
+
+
+def test_other_bytes_under_other_times_are_other_data(tmp_path):
+    assert told(tmp_path, data_of(), data_of(times="u", sample="z", sample_times=(7, 8)))[1] == [["0"], ["1"]]
+
+
+def test_the_same_data_in_another_place_are_one_row_and_others_are_told_by_their_place(tmp_path):
+    copy = data_of(times="u", sample_times=(7, 8))
+    assert told(tmp_path / "copies", data_of(), copy, root=["here", "there"]) == ([], [["0", "1"]])
+    assert told(tmp_path / "old", data_of(), None, root=["here", "there"])[0] == ["data.source.root"]
+    found = told(tmp_path / "others", data_of(), copy, data_of(names="m"), root=["here", "there", "elsewhere"])
+    assert found == (["data.source.root"], [["2"], ["0", "1"]])

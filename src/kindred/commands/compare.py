@@ -5,8 +5,9 @@
     kindred compare logs --sort val/knn_top1                 the highest first
     kindred compare wandb:entity/project                     the runs of a W&B project
 
-Runs that differ in nothing but their seeds are one row: mean ± sample standard deviation, n of them. The page opens from
-the file system and needs no network.
+Runs that differ in nothing but their seeds are one row: mean ± sample standard deviation over n seeds; runs that repeat a
+seed count as one, with their mean. Runs whose data are others are another row, also where only the files changed. The page
+opens from the file system and needs no network.
 """
 
 import re
@@ -108,7 +109,7 @@ def print_table(comparison: Comparison, console: Console) -> None:
     if _width(_table(comparison, headings, cells, []), console) > console.width - ROOM:
         for row, group in enumerate(comparison.groups, start=1):
             console.print(Text(f"{row}  {comparison.label(group)}"))
-        headings, cells = ["row", "n"], lambda group: [str(comparison.groups.index(group) + 1), str(len(group.runs))]
+        headings, cells = ["row", "n"], lambda group: [str(comparison.groups.index(group) + 1), group.count]
     following = comparison.following()
     more = [setting for setting in settings if setting not in telling and setting.name not in following]
     accuracies, others = [c for c in columns if c.accuracy], [c for c in columns if not c.accuracy]

@@ -9,7 +9,8 @@
     kindred evaluate --run "logs/sweeps/*" --brief every run below, the trained encoder alone and no pictures
 
 kNN and a linear classifier see the features of the unaugmented train images; their settings are chosen on val images;
-test images are scored once. Raw pixels and the untrained encoder go through the same. Writes evaluation.json and
+test images are scored once, or val images where there is no test split, which is said. Raw pixels and the untrained
+encoder go through the same. Writes evaluation.json and
 figures/confusion.png and map.png into the run directory (evaluation-cifar10.json, evaluation-labels0.01.json, ...).
 """
 
@@ -25,16 +26,18 @@ from kindred.runs.judging import evaluate
 from kindred.runs.run import load_run
 from kindred.study.groups import find_runs
 
-ROWS = {"pixels": "raw pixels", "untrained": "untrained encoder", "test": "trained encoder"}
+ROWS = {"pixels": "raw pixels", "untrained": "untrained encoder", **dict.fromkeys(("test", "val"), "trained encoder")}
 
 
 def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) -> None:
-    """A table of test accuracies, the base lines first, and what was chosen."""
+    """A table of accuracies on the images that judge, the base lines first, and what was chosen."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     of = "" if result["labels"] == 1 else f", with {result['labels']:g} of the train labels"
-    heading = f"{result['test_images']} test images of {result['data']}, {result['classes']} classes{of}"
+    on, chosen = result.get("judged_on", "test"), result.get("held_out_images", result["val_images"])
+    heading = f"{result[f'{on}_images']} {on} images of {result['data']}, {result['classes']} classes{of}"
     columns = [f"{probe}_top{k}" for probe in ("knn", "linear") for k in (1, 5)]
     table = Table("", "kNN top-1", "top-5", "linear top-1", "top-5")
     rows = {name: label for name, label in ROWS.items() if f"{name}/knn_top1" in result}
@@ -43,11 +46,18 @@ def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) ->
         table.add_row(label, *("" if value is None else f"{value:.3f}" for value in values))
     console = Console()
     console.print(heading, soft_wrap=True)
+    if on == "val":
+        console.print(
+            "there is no test split: judged on val images, on which trainings are monitored",
+            soft_wrap=True,
+        )
+    if changed := result.get("data_changed"):
+        console.print(Text(f"the data are not those of the training: {changed}"), soft_wrap=True)
     console.print(table)
     for name, label in rows.items():
         k, temperature, penalty = (result[f"{name}/{key}"] for key in ("knn_k", "knn_temperature", "linear_penalty"))
         console.print(f"{label}: k={k}, T={temperature:g}, penalty {penalty:.1e}", soft_wrap=True)
-    console.print(f"chosen on {result['chosen_on']} ({result['val_images']} images); {result['seconds']:.0f} s")
+    console.print(f"chosen on {result['chosen_on']} ({chosen} images); {result['seconds']:.0f} s")
     if pictures:
         console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from annotated_types import Ge, Lt
 
+from kindred.data.inventory import Files
 from kindred.data.loading import Batch, DealtBatches, GlobalBatches, Loader, Subset, TrainLoader, ViewBatch
 from kindred.data.order import stratified_order
 from kindred.data.source import Examples, Source
@@ -115,6 +116,16 @@ class DataModule(lightning.LightningDataModule):
             )
         return count
 
+    def expected_examples(self) -> int | None:
+        """Train examples, before any is read: by the source's files, one for each; None: it knows none."""
+        files = self.inventory()
+        if "train" not in files:
+            return None
+        count = len(files["train"].names)
+        if self.val_size != 0 and not {"val", "bank"} & files.keys():
+            count -= self._held_out(count)
+        return min(count, self.train_size or count)
+
     def _subset(self, labels: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """`train_size` of the positions."""
         if self.train_size is None:
@@ -125,6 +136,19 @@ class DataModule(lightning.LightningDataModule):
                 "train on, so give a number from 1 to that, or null for all"
             )
         return positions[stratified_order(labels[positions], [self.train_size], seed=1)[0]]
+
+    def inventory(self) -> dict[str, Files]:
+        """The files of each split that the source has; nothing of a source that knows no files."""
+        ask = getattr(self.source, "inventory", lambda split: None)
+        found = {split: ask(split) for split in ("train", "val", "test", "bank")}
+        return {split: files for split, files in found.items() if files is not None}
+
+    def labels(self) -> dict[str, np.ndarray]:
+        """After setup(): the labels of the splits that it has loaded, before anything was cut from them."""
+        loaded = [self.train.examples, self.bank.examples, self.query.examples]
+        names = ("train", "bank", "test" if self.monitor == "test" else "val")
+        new = [all(examples is not other for other in loaded[:place]) for place, examples in enumerate(loaded)]
+        return {name: examples.labels for name, examples, own in zip(names, loaded, new, strict=True) if own}
 
     def test_dataset(self) -> Subset:
         """The source's official test examples. Training never reads them, unless `val_size` is 0."""

@@ -7,6 +7,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from kindred.data.inventory import Files
+from kindred.errors import ConfigError
+
+
+class NoTestError(ConfigError):
+    """A source without a test split."""
+
 
 class Examples(Protocol):
     """One split: examples of any kind that are read a batch at a time, by position."""
@@ -53,5 +60,11 @@ class Source(Protocol):
         """The examples of "train", "val", "test" or "bank".
 
         None for "val": it is to be cut from train. None for "bank": the train examples are the labelled ones. A missing
-        test split is an error.
+        test split is a NoTestError.
+        """
+
+    def inventory(self, split: str) -> Files | None:
+        """The files that `split` is read from, after prepare(), or before it where that has nothing to do with them; None:
+        there is no such split. By them a run tells that its data have changed; a source that has no such method is known
+        by the labels of its examples alone.
         """

@@ -233,7 +233,7 @@ def named_directory(config: DictConfig) -> Path:
 
 def remove_remains(directory: Path) -> None:
     """Delete what a killed process had begun to write; this one has claimed the directory."""
-    names = ("config.yaml", "environment.json", "metrics.csv", "summary.json", "wandb.json")
+    names = ("config.yaml", "environment.json", "metrics.csv", "summary.json", "wandb.json", "data.json", "data.npz")
     for pattern in (*(f".{name}.*.tmp" for name in names), "checkpoints/.*.tmp"):
         for path in directory.glob(pattern):
             path.unlink(missing_ok=True)

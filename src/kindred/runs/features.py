@@ -9,6 +9,7 @@ from torch import Tensor
 from kindred.data.datamodule import DataModule
 from kindred.data.loading import Batch, Subset
 from kindred.data.order import permutation, stratified_order
+from kindred.data.source import NoTestError
 from kindred.errors import ConfigError
 from kindred.evaluation.judge import Encoded
 
@@ -39,26 +40,43 @@ def encode(
     return {key: Encoded(torch.cat(parts), torch.cat(labels)) for key, parts in features.items()}
 
 
-def cut(datamodule: DataModule, share: float = 1.0, seed: int = 0) -> dict[str, Subset]:
-    """The labelled "train", "val" and "test" examples of a DataModule after setup().
+def judged_on(datamodule: DataModule) -> str:
+    """The split that judges: "test", or "val" of data that have no test split."""
+    try:
+        datamodule.test_dataset()
+    except NoTestError:
+        return "val"
+    return "test"
 
-    A DataModule with `val_size=0` has no val examples but the test ones: a tenth of its train examples takes their place.
+
+def cut(datamodule: DataModule, share: float = 1.0, seed: int = 0) -> dict[str, Subset]:
+    """The labelled examples of a DataModule after setup(): "train", "val" that settings are chosen on, "test" that judge.
+
+    Without a test split the held-out examples judge, see `judged_on`. Then, and with `val_size=0`, where the test examples
+    are the held-out ones, a tenth of the train examples takes the place of "val".
 
     Args:
         share: of the train examples to keep, per class, rounded, at least one.
         seed: of the choice.
 
     Raises:
-        ValueError: a split without labelled examples.
+        ConfigError: a split without labelled examples, or a share that has not one example for each class.
     """
-    splits = {"train": datamodule.bank, "val": datamodule.query, "test": datamodule.test_dataset()}
+    test = datamodule.test_dataset() if (on := judged_on(datamodule)) == "test" else datamodule.query
+    splits = {"train": datamodule.bank, "val": datamodule.query, "test": test}
     splits = {name: own.part(np.flatnonzero(own.labels >= 0)) for name, own in splits.items()}
-    if datamodule.monitor == "test":
+    if datamodule.monitor == "test" or on == "val":
         train = splits["train"]
         held_out, kept = stratified_order(train.labels, [round(len(train) / 10)])
         splits |= {"train": train.part(kept), "val": train.part(held_out)}
     if share < 1:
-        splits["train"] = splits["train"].part(share_of_each_class(splits["train"].labels, share, seed))
+        labels = splits["train"].labels
+        if share * len(labels) < (classes := len(np.unique(labels))):
+            raise ConfigError(
+                f"--labels is {share:g}: that is {share * len(labels):.2g} of {len(labels)} train labels, and {classes} "
+                f"classes need one each; give {np.ceil(1e4 * classes / len(labels)) / 1e4:g} or more"
+            )
+        splits["train"] = splits["train"].part(share_of_each_class(labels, share, seed))
     if empty := [name for name, own in splits.items() if len(own) == 0]:
         raise ConfigError(f"{datamodule.source.name} has no labelled {empty[0]} examples, which judging needs")
     return splits

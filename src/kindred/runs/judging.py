@@ -15,6 +15,7 @@ import numpy as np
 
 from kindred.config import ConfigError, check, compose
 from kindred.files import write_atomically
+from kindred.runs.fingerprint import changes, record, short
 from kindred.runs.origin import origin
 from kindred.runs.run import Run, build_datamodule, build_module
 from kindred.runs.weights import load_encoder_weights
@@ -43,7 +44,9 @@ def evaluate(
     Accuracies on the test images are under `test/<probe>_top1` and `_top5` (`probe`: knn, linear; the encoder of the
     run), `untrained/...` (the encoder before its first step) and `pixels/...`; beside each stand the settings that were
     chosen on val (`.../knn_k`, `.../knn_temperature`, `.../linear_penalty`) and the accuracy there (`..._val_top1`).
-    `step` and `checkpoint` say which weights were judged (`kindred.runs.origin`).
+    `step` and `checkpoint` say which weights were judged (`kindred.runs.origin`), `data_fingerprint` on which data, and
+    `data_changed`, if they are not those of the training, how they differ. Without a test split the val images judge:
+    `judged_on` is "val", the accuracies are under `val/...`, and settings are chosen on a tenth of the train images.
 
     Args:
         run: with its last checkpoint.
@@ -65,7 +68,7 @@ def evaluate(
     from kindred.callbacks.feature_store import INPUT_BANK
     from kindred.evaluation.accuracy import confusion_matrix, top_k_accuracies
     from kindred.evaluation.judge import judge
-    from kindred.runs.features import cut, encode
+    from kindred.runs.features import cut, encode, judged_on
 
     started = time.perf_counter()
     if not 0 < labels <= 1:
@@ -84,28 +87,34 @@ def evaluate(
             raise ConfigError(f"--wandb: {run.path} has no wandb.json, so there is no W&B run to add to")
     datamodule = run.datamodule() if data is None else other_datamodule(run, data, overrides)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    frozen = {"untrained": None if brief else untrained_encoder(run), "test": deepcopy(run.encoder)}
+    datamodule.setup()
+    on = judged_on(datamodule)
+    changed = changes(run.path, datamodule) if data is None else None
+    frozen = {"untrained": None if brief else untrained_encoder(run), on: deepcopy(run.encoder)}
     encoders: dict[str, Callable[[Tensor], Any]] = {
         name: encoder.to(device) for name, encoder in frozen.items() if encoder is not None
     }
-    datamodule.setup()
     splits = cut(datamodule, labels, seed)
-    raw = datamodule.test_dataset().part(np.arange(1)).__getitems__([0]).raw
+    raw = splits["test"].part(np.arange(1)).__getitems__([0]).raw
     small = len(splits["train"]) <= INPUT_BANK and not brief
     if small and datamodule.views.as_features(datamodule.views.plain(raw)) is not None:
         encoders = {"pixels": datamodule.views.as_features, **encoders}
     encoded = {name: encode(datamodule, images, name, encoders, device) for name, images in splits.items()}
+    names = dict(zip(splits, ("train", "val", "test") if on == "test" else ("train", "held_out", "val"), strict=True))
 
     result = {
         **origin(run),
         "data": data or run.config.choices.data,
         "labels": labels,
         "seed": seed,
-        "chosen_on": "val" if datamodule.monitor == "val" else "a tenth of the train images",
+        "data_fingerprint": short(record(datamodule)),
+        **({} if changed is None else {"data_changed": changed}),
+        "judged_on": on,
+        "chosen_on": "val" if (on, datamodule.monitor) == ("test", "val") else "a tenth of the train images",
         "classes": datamodule.num_classes,
-        **{f"{name}_images": len(images) for name, images in splits.items()},
+        **{f"{names[split]}_images": len(images) for split, images in splits.items()},
     }
-    test_labels = encoded["test"]["test"].labels
+    test_labels = encoded["test"][on].labels
     predicted = {}
     for name in encoders:
         train, val, test = (encoded[split][name] for split in ("train", "val", "test"))
@@ -116,7 +125,7 @@ def evaluate(
         result |= {f"{name}/{key}": value for key, value in found.items()}
 
     matrices = {
-        probe: confusion_matrix(predicted["test", probe], test_labels, datamodule.num_classes).cpu().numpy()
+        probe: confusion_matrix(predicted[on, probe], test_labels, datamodule.num_classes).cpu().numpy()
         for probe in ("knn", "linear")
     }
     result["per_class"] = {
@@ -127,9 +136,7 @@ def evaluate(
     suffix = _suffix(data, labels, seed)
     figures: dict[str, Path] = {}
     if not brief:
-        figures = _draw(
-            run.path / "figures", suffix, matrices["linear"], encoded["test"]["test"], datamodule.class_names
-        )
+        figures = _draw(run.path / "figures", suffix, matrices["linear"], encoded["test"][on], datamodule.class_names)
     result["seconds"] = time.perf_counter() - started
     write_atomically(run.path / f"evaluation{suffix}.json", json.dumps(result, indent=2) + "\n")
     if wandb:

@@ -135,8 +135,16 @@ def _results(run: Run, weights: Mapping[str, Any], summary: Mapping[str, float])
     if (path := run.path / "evaluation.json").exists():
         result = json.loads(path.read_text())
         if result.get("checkpoint", weights["checkpoint"]) == weights["checkpoint"]:
-            where = f"{result['test_images']} test images of {result['data']}"
-            found += [f"On {where}; settings were chosen on other images:", _table("accuracy", _accuracies(result))]
+            on = result.get("judged_on", "test")
+            where = f"{result[f'{on}_images']} {on} images of {result['data']}"
+            where += " (there is no test split, and the training was monitored on these)" if on == "val" else ""
+            changed = (
+                f" The data have changed since the training: {text}." if (text := result.get("data_changed")) else ""
+            )
+            found += [
+                f"On {where}; settings were chosen on other images.{changed}",
+                _table("accuracy", _accuracies(result)),
+            ]
         else:
             found += [f"These weights were not judged on test images; those of step {result['step']} were."]
     if accuracies := _accuracies(summary):

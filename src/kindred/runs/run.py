@@ -2,6 +2,7 @@
 
     config.yaml         the resolved configuration: every number that ran; its last line says who started the run
     environment.json    command, git commit and difference, versions, hardware, and each resume
+    data.json, .npz     which data: digests of each split's files, and the list of them (kindred.runs.fingerprint)
     metrics.csv         one row per step that logged something
     summary.json        flat: a metric's name -> its value at the last epoch, base lines, best values
     checkpoints/        last.ckpt, best.ckpt, and previous.ckpt, the way back if last.ckpt is damaged
@@ -27,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import ConfigError, build
 from kindred.errors import AbsentError
+from kindred.runs.fingerprint import Record, read_record
 from kindred.runs.trust import check_classes, is_signed, read_settings
 from kindred.runs.weights import read_training
 from kindred.tracking.metrics_csv import read_columns, read_metrics, summarise
@@ -95,6 +97,11 @@ class Run:
             if written is None or (rows and rows[-1]["step"] > written.get("step", math.inf))
             else written
         )
+
+    @cached_property
+    def data(self) -> Record | None:
+        """data.json: which data the run is of, if it says so."""
+        return read_record(self.path)
 
     @cached_property
     def module(self) -> "ContrastiveModule":

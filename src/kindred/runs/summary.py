@@ -1,6 +1,7 @@
 """What a run prints when it ends."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,14 @@ if TYPE_CHECKING:
     from kindred.training.trainer import Trainer
 
 
-def print_summary(summary: dict[str, float], directory: Path, console: Console | None = None) -> None:
-    """A table of what was reached, the base lines first, and what to type next."""
+def print_summary(
+    summary: dict[str, float], directory: Path, console: Console | None = None, judge: str | None = "test"
+) -> None:
+    """A table of what was reached, the base lines first, and what to type next.
+
+    Args:
+        judge: the split that `make evaluate` will judge on; None: none of them is labelled.
+    """
     table = Table("", "top-1", "top-5", title=str(directory), title_justify="left")
 
     def accuracy(label: str, name: str, suffix: str = "") -> None:
@@ -42,8 +49,10 @@ def print_summary(summary: dict[str, float], directory: Path, console: Console |
         console.print(f"{summary['skipped_files']:g} files could not be decoded and were skipped")
     # Unwrapped, so that the lines can be copied.
     console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
-    console.print(f"longer:   make train RESUME={directory} EPOCHS=<more>", soft_wrap=True)
-    console.print(f"on test:  make evaluate RUN={directory}", soft_wrap=True)
+    place = shlex.quote(str(directory))
+    console.print(f"longer:   make train RESUME={place} EPOCHS=<more>", soft_wrap=True)
+    judging = f"as file:  make export RUN={place}" if judge is None else f"{f'on {judge}:':9} make evaluate RUN={place}"
+    console.print(judging, soft_wrap=True)
 
 
 def write_summary(directory: Path, trainer: "Trainer") -> dict[str, float]:

@@ -2,16 +2,18 @@
 
 import inspect
 import logging
+import sys
 import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from kindred.config import build, check
+from kindred.config import build, check, fitted
 from kindred.errors import ConfigError
 from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
+from kindred.runs.fingerprint import check_unchanged, write_record
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.trust import read_settings
 from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
@@ -37,7 +39,10 @@ def train(config: DictConfig) -> dict[str, float]:
     quieten()
     launch.watch_launcher()
     config = deepcopy(config)
+    most = fitted(config)
     check(config)
+    if launch.rank() == 0:
+        say_fitted({key: (number, OmegaConf.select(config, key)) for key, number in most.items()})
     if config.resume is None:
         check_place(config)
     ranks = launch.check_devices(config)
@@ -60,6 +65,12 @@ def train(config: DictConfig) -> dict[str, float]:
         return fit(config, claim, datamodule, module)
 
 
+def say_fitted(numbers: dict[str, tuple[int, int]]) -> None:
+    """One line if settings that say `${fitting:...}` have become smaller: key -> (as it stands there, what fits)."""
+    if few := [f"{key} is {value} (not {most})" for key, (most, value) in numbers.items() if value != most]:
+        print(f"{', '.join(few)}: what fits so few train examples; a number of your own goes before", file=sys.stderr)
+
+
 def check_limits(config: DictConfig, datamodule: "DataModule") -> None:
     """Refuse a share of an epoch that is less than a batch."""
     for part, loaders in (("train", [datamodule.train_dataloader()]), ("val", datamodule.val_dataloader())):
@@ -72,6 +83,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
     """Train what has been checked, in the run directory that `claim` is for."""
     from lightning.pytorch.callbacks import LambdaCallback
 
+    from kindred.runs.features import judged_on
     from kindred.runs.summary import print_summary, write_summary
     from kindred.tracking.csv_logger import MetricsCSV
     from kindred.training.checkpoints import AtomicCheckpointIO
@@ -92,7 +104,9 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
         if not begun:
             begun = True
             if trainer.is_global_zero:
+                check_unchanged(directory, datamodule)
                 begin(config, claim, last)
+                write_record(directory, datamodule)
             for logger in trainer.loggers:
                 logger.log_hyperparams(read_settings(saved_form(config), "config.yaml"))
 
@@ -115,7 +129,8 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
 
     summary = write_summary(directory, trainer)
     if trainer.is_global_zero:
-        print_summary(summary, directory)
+        labelled = all((part.labels >= 0).any() for part in (datamodule.bank, datamodule.query))
+        print_summary(summary, directory, judge=judged_on(datamodule) if labelled else None)
     for logger in trainer.loggers:
         if finish := getattr(logger, "finish", None):
             finish(summary)

@@ -58,6 +58,7 @@ COLUMNS = (
     *(Column(f"test/{name}", f"test {shown[0]}", shown[1]) for name, shown in SPLIT_METRICS.items()),
     Column("train/alignment", "alignment", 3),
     Column("evaluation/linear_top1", "evaluated linear", 3),
+    Column("evaluation/val_linear_top1", "evaluated linear on val", 3),
     Column("seconds", "seconds", 0),
 )
 
@@ -108,7 +109,7 @@ class Comparison:
         """Of the columns before the metrics: settings, or the directories' names if there are none; state; n."""
         named = [setting.text(group) for setting in settings]
         state = [self.state(group)] if "state" in self.headings(settings) else []
-        return [*(named or [", ".join(as_text(run.path.name) for run in group.runs)]), *state, str(len(group.runs))]
+        return [*(named or [", ".join(as_text(run.path.name) for run in group.runs)]), *state, group.count]
 
     @staticmethod
     def state(group: Group) -> str:

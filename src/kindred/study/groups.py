@@ -17,14 +17,17 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from kindred.errors import AbsentError
+from kindred.runs.fingerprint import Record, same, short
 from kindred.runs.run import Run, load_run
 
 ABSENT = object()
+ROOT = "data.source.root"
 
+SEED = re.compile(r"(.*\.)?seed")
 # Seeds, places, and what only says how a run is shown and written down: no run scores better for it.
 ASIDE = re.compile(
     r"(.*\.)?(seed|_convert_)|(run_dir|log_dir|resume|logger|callbacks\.(progress|figures|checkpoints))(\..*)?"
-    r"|trainer\.enable_.*"
+    r"|trainer\.enable_.*|data\.source\.cache_dir"
 )
 
 
@@ -124,7 +127,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 @dataclass
 class Group:
-    """Runs that differ in nothing but their seeds.
+    """Runs that differ in nothing but their seeds; a seed that was run again counts once, with the mean of its runs.
 
     Args:
         settings: the keys in which the runs of a study differ -> this group's value; a key that it lacks is left out.
@@ -139,26 +142,46 @@ class Group:
         """What each run reached; see `numbers`."""
         return [numbers(run) for run in self.runs]
 
+    @cached_property
+    def seeds(self) -> list[str]:
+        """The seeds of each run; of runs that repeat each other they are the same."""
+        return [_exact({k: v for k, v in flat_config(run).items() if SEED.fullmatch(k)}) for run in self.runs]
+
+    @property
+    def count(self) -> str:
+        """n: how many seeds, and how many runs more there are that repeat one."""
+        repeats = len(self.runs) - (n := len(set(self.seeds)))
+        return f"{n} + {repeats} repeat{'s' * (repeats > 1)}" if repeats else str(n)
+
     def values(self, name: str) -> list[float]:
-        """The metric `name` of the runs that have it."""
-        return [reached[name] for reached in self.numbers if name in reached]
+        """The metric `name` of the seeds that have it."""
+        found: dict[str, list[float]] = {}
+        for seed, reached in zip(self.seeds, self.numbers, strict=True):
+            if name in reached:
+                found.setdefault(seed, []).append(reached[name])
+        return [sum(values) / len(values) for values in found.values()]
 
     def mean(self, name: str) -> float:
-        """Mean over the runs that have it; NaN if none has."""
+        """Mean over the seeds that have it; NaN if none has."""
         values = self.values(name)
         return float(np.mean(values)) if values else math.nan
 
     def std(self, name: str) -> float:
-        """Sample standard deviation (n - 1) over the runs that have it; NaN if fewer than two have."""
+        """Sample standard deviation (n - 1) over the seeds that have it; NaN if fewer than two have."""
         values = self.values(name)
         return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
 def numbers(run: Run) -> dict[str, float]:
-    """The numbers of summary.json, and the linear probe of evaluation.json as `evaluation/linear_top1`, if of that step."""
-    reached = run.summary | {"evaluation/linear_top1": _evaluation(run).get("test/linear_top1")}
-    if is_outdated(run):
-        del reached["evaluation/linear_top1"]
+    """The numbers of summary.json, and the linear probe of evaluation.json, if of that step.
+
+    That is `evaluation/linear_top1`, or of data without a test split `evaluation/val_linear_top1`.
+    """
+    evaluation = {} if is_outdated(run) else _evaluation(run)
+    judged = {
+        name: evaluation.get(f"{on}/linear_top1") for name, on in (("linear_top1", "test"), ("val_linear_top1", "val"))
+    }
+    reached = run.summary | {f"evaluation/{name}": value for name, value in judged.items()}
     return {name: float(value) for name, value in reached.items() if _is_number(value) and not math.isnan(value)}
 
 
@@ -175,7 +198,7 @@ def _evaluation(run: Run) -> dict[str, Any]:
 
 def fold_seeds(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
     """The keys in which `runs` differ, and the runs with the same values of them as groups, in order of these values."""
-    configs = [flat_config(run) for run in runs]
+    configs = _with_data(runs, [flat_config(run) for run in runs])
     keys = differing(configs)
     groups: dict[tuple[str, ...], Group] = {}
     for run, config in zip(runs, configs, strict=True):
@@ -184,6 +207,29 @@ def fold_seeds(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
         groups.setdefault(place, Group(settings, [])).runs.append(run)
     order = sorted(groups.values(), key=lambda group: [_rank(group.settings.get(key, ABSENT)) for key in keys])
     return keys, order
+
+
+def _with_data(runs: Sequence[Run], configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of flat configs that say which data are others, and not where the same ones are.
+
+    Of data that have changed where they were, `data.fingerprint` tells. Runs that do not say what their data were are not
+    told apart by that.
+    """
+    known: list[Record] = []
+    places: list[int | None] = []
+    for found in (run.data for run in runs):
+        if found is not None and not any(same(found, other) for other in known):
+            known.append(found)
+        places.append(None if found is None else next(p for p, other in enumerate(known) if same(found, other)))
+    told, roots = [dict(config) for config in configs], {}
+    for place, config in zip(places, told, strict=True):
+        if None not in places and ROOT in config:  # of copies, the first one's
+            config[ROOT] = roots.setdefault(place, config[ROOT])
+    settings = [_exact([config.get("choices.data"), config.get(ROOT)]) for config in told]
+    if len(set(settings)) < len({pair for pair in zip(settings, places, strict=True) if pair[1] is not None}):
+        for place, config in zip(places, told, strict=True):
+            config |= {} if place is None else {"data.fingerprint": short(known[place])}
+    return told
 
 
 def _rank(value: Any) -> tuple:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from kindred.data.cache import build_once, open_array
+from kindred.data.inventory import Files, look_up
 from kindred.data.order import permutation, stratified_order
 from kindred.data.source import ArrayExamples
 
@@ -34,6 +35,10 @@ class _ArraySplits:
         if split == "bank":
             return None
         return ArrayExamples(open_array(self.folder / f"{split}.npy"), np.load(self.folder / f"{split}-labels.npy"))
+
+    def inventory(self, split: str) -> Files | None:
+        """The arrays of `split`, as they were built here."""
+        return None if split == "bank" else look_up(self.folder, [f"{split}.npy", f"{split}-labels.npy"])
 
     def _build(self, folder: Path) -> None:
         for split, (images, labels) in self._decode().items():

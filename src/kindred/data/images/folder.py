@@ -14,7 +14,8 @@ from kindred.data.cache import build_once, open_array
 from kindred.data.images.decoding import decode_all, keep_rows
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.listing import LAYOUT, Listing, list_images
-from kindred.data.source import ArrayExamples
+from kindred.data.inventory import Files
+from kindred.data.source import ArrayExamples, NoTestError
 from kindred.errors import ConfigError, UnwritableError
 from kindred.values import Count
 
@@ -105,7 +106,7 @@ class ImageFolder:
     def load(self, split: str) -> ArrayExamples | ImageFiles | None:
         if split not in self._splits():
             if split == "test":
-                raise ConfigError(
+                raise NoTestError(
                     f"data.source.root: {os.path.abspath(self.root)} has no test images; {LAYOUT}. "
                     "Without a test/ folder only val images (data.val_size above 0) can judge"
                 )
@@ -125,6 +126,13 @@ class ImageFolder:
             return ImageFiles(listing.folder, listing.names[kept], listing.labels[kept], self.image_size, self.channels)
         images = open_array(folder / "images.npy")[: len(kept)]
         return (PackedImages if self.pack else ArrayExamples)(images, listing.labels[kept])
+
+    def inventory(self, split: str) -> Files | None:
+        """The image files of `split`."""
+        if split not in self._splits():
+            return None
+        listing = self._list(split)
+        return Files(listing.folder, listing.names, listing.sizes, listing.times)
 
     @property
     def skipped(self) -> int:

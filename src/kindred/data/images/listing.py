@@ -17,6 +17,8 @@ class Listing(NamedTuple):
     class_names: list[str]
     names: np.ndarray  # bytes [N]: <class>/<file>, sorted
     labels: np.ndarray  # int64 [N]
+    sizes: np.ndarray  # int64 [N], in bytes
+    times: np.ndarray  # int64 [N], of the last modification, in nanoseconds
     fingerprint: str  # changes when a file's name, size or modification time does
 
 
@@ -32,7 +34,7 @@ def list_images(folder: str) -> Listing:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise ConfigError(f"data.source.root: {os.path.abspath(folder)} has no class folders; {LAYOUT}")
-    names, labels = [], []
+    names, labels, stats = [], [], []
     stamp = hashlib.sha256()
     for label, name in enumerate(classes):
         found = []
@@ -50,4 +52,6 @@ def list_images(folder: str) -> Listing:
         stamp.update(repr(found).encode("utf-8", "surrogateescape"))
         names += [os.fsencode(path) for path, *_ in found]
         labels += [label] * len(found)
-    return Listing(folder, classes, np.array(names), np.array(labels, dtype=np.int64), stamp.hexdigest())
+        stats += [status for _, *status in found]
+    sizes, times = np.array(stats, dtype=np.int64).T
+    return Listing(folder, classes, np.array(names), np.array(labels, dtype=np.int64), sizes, times, stamp.hexdigest())

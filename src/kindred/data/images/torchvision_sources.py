@@ -1,10 +1,12 @@
 """torchvision's small data sets, downloaded when absent. Their arrays are used as they are, never image by image."""
 
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
+from kindred.data.inventory import Files, look_up
 from kindred.data.source import ArrayExamples
 from kindred.errors import KindredError
 
@@ -20,7 +22,7 @@ class _TorchvisionSource:
     name: str
     files: str  # what the download would have brought, relative to root
     url: str
-    splits = ("train", "test")
+    splits: ClassVar[dict[str, str]]  # split -> the files that it is read from, relative to root
 
     def __init__(self, root: str = "data"):
         self.root = str(root)
@@ -45,6 +47,13 @@ class _TorchvisionSource:
             self._read[split] = self._images(self._open(split, download=False))
         return self._read[split]
 
+    def inventory(self, split: str) -> Files | None:
+        """The files of `split`, as downloaded and unpacked."""
+        if split not in self.splits:
+            return None
+        root = Path(self.root)
+        return look_up(root, [str(path.relative_to(root)) for path in root.glob(self.splits[split])])
+
     def _open(self, split: str, download: bool) -> Any:
         """The torchvision data set."""
         raise NotImplementedError
@@ -59,6 +68,7 @@ class CIFAR10(_TorchvisionSource):
     name = "cifar10"
     files = "cifar-10-python.tar.gz"
     url = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    splits = {"train": "cifar-10-batches-py/data_batch_*", "test": "cifar-10-batches-py/test_batch"}
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
 
@@ -79,6 +89,7 @@ class CIFAR100(CIFAR10):
     name = "cifar100"
     files = "cifar-100-python.tar.gz"
     url = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+    splits = {"train": "cifar-100-python/train", "test": "cifar-100-python/test"}
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
 
@@ -94,6 +105,7 @@ class MNIST(_TorchvisionSource):
     name = "mnist"
     files = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz"
     url = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    splits = {"train": "MNIST/raw/train-*-ubyte", "test": "MNIST/raw/t10k-*-ubyte"}
     mean = (0.1307,)
     std = (0.3081,)
 
@@ -113,6 +125,7 @@ class FashionMNIST(MNIST):
     name = "fashionmnist"
     files = "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz"
     url = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+    splits = {"train": "FashionMNIST/raw/train-*-ubyte", "test": "FashionMNIST/raw/t10k-*-ubyte"}
     mean = (0.2860,)
     std = (0.3530,)
 
@@ -128,6 +141,7 @@ class SVHN(_TorchvisionSource):
     name = "svhn"
     files = "train_32x32.mat and test_32x32.mat"
     url = "http://ufldl.stanford.edu/housenumbers/"
+    splits = {"train": "train_32x32.mat", "test": "test_32x32.mat"}
     mean = (0.4377, 0.4438, 0.4728)
     std = (0.1980, 0.2010, 0.1970)
 
@@ -150,7 +164,11 @@ class STL10(_TorchvisionSource):
     name = "stl10"
     files = "stl10_binary.tar.gz"
     url = "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
-    splits = ("train", "bank", "test")
+    splits = {
+        "train": "stl10_binary/unlabeled_X.bin",
+        "bank": "stl10_binary/train_?.bin",
+        "test": "stl10_binary/test_?.bin",
+    }
     mean = (0.4467, 0.4398, 0.4066)
     std = (0.2603, 0.2566, 0.2713)
 
