@@ -61,7 +61,7 @@ def test_choices_are_those_of_both(own):
     assert config_names("model") == ["mine", "mocov2", "nnclr", "simclr", "supcon"]
     with pytest.raises(ConfigError, match=r"did you mean 'mine'\? Choices: mine, mocov2, nnclr, simclr, supcon$"):
         compose(["model=mien"])
-    with pytest.raises(ConfigError, match=r"Choices: methods, mine, queue, temperature, views, wang_liu$"):
+    with pytest.raises(ConfigError, match=r"Choices: label_free, methods, mine, queue, temperature, views, wang_liu$"):
         read_sweep("mien")
     assert "model=        [mine] mocov2 nnclr simclr supcon\n" in choices_and_keys(["model=mine"])
 
