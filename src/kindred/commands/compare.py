@@ -3,11 +3,13 @@
     kindred compare "logs/photos/*/*"                        a glob, run directories, or directories of runs
     kindred compare logs --output figures/comparison.html
     kindred compare logs --sort val/knn_top1                 the highest first
+    kindred compare logs --judges judges.md                  label-free judges, as Markdown and a picture beside it
     kindred compare wandb:entity/project                     the runs of a W&B project
 
-Runs that differ in nothing but their seeds are one row: mean ± sample standard deviation over n seeds; runs that repeat a
+Runs that differ in nothing but their seeds are one row: mean Â± sample standard deviation over n seeds; runs that repeat a
 seed count as one, with their mean. Runs whose data are others are another row, also where only the files changed. The page
-opens from the file system and needs no network.
+opens from the file system and needs no network. Of five runs or more that were evaluated (kindred evaluate), it also says
+which label-free judge ranks them as their accuracy on test does (docs/label_free.md).
 """
 
 import re
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +32,7 @@ from kindred.runs.run import Run
 from kindred.study.comparison import Column, Comparison, Setting
 from kindred.study.comparison_page import page
 from kindred.study.groups import Group, as_text, find_runs, flat_config, is_outdated, numbers
+from kindred.study.judges import FEWEST, Trial
 from kindred.study.wandb_project import wandb_runs
 
 ROOM = 24  # columns of a terminal for an accuracy with its deviation, and some of its frame
@@ -150,22 +154,53 @@ def _table(
     return table
 
 
+def print_judges(trial: Trial, console: Console) -> None:
+    """What each judge is worth."""
+    from kindred.study.judges_report import HEADINGS, rows, title
+
+    table = Table(*HEADINGS, box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, row in enumerate(rows(trial), start=1):
+        table.add_row(*map(Text, row), end_section=place == len(trial.verdicts))
+    console.print(Text(title(trial)), soft_wrap=True)
+    console.print(table)
+
+
+def _write_judges(path: Path, comparison: Comparison, console: Console) -> None:
+    from kindred.study.judges_report import write_judges
+
+    if not comparison.trials:
+        raise ConfigError(
+            f"--judges {path}: fewer than {FEWEST} of these runs have judges and an accuracy on test; kindred evaluate "
+            "--brief gives them one"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in write_judges(path, comparison.trials):
+        console.print(Text(f"judges: {file}"), soft_wrap=True)
+
+
 def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
     """The command line; returns the exit status. `api` stands in for `wandb.Api()`."""
     parser = Parser("kindred compare", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="globs, directories, wandb:entity/project")
     parser.add_argument("--output", type=Path, default=Path("comparison.html"), help="where the page goes")
     parser.add_argument("--sort", metavar="METRIC", help="rows by this metric, the highest first")
+    parser.add_argument("--judges", type=Path, metavar="FILE.md", help="write their table and picture")
     options = parser.read(arguments)
 
     def work() -> None:
         if options.output.is_dir():
             raise ConfigError(f"--output {options.output}: that is a directory; name a file, such as comparison.html")
+        if options.judges is not None and options.judges.is_dir():
+            raise ConfigError(f"--judges {options.judges}: that is a directory; name a file, such as judges.md")
         comparison = Comparison.of(read_runs(options.runs, api))
         if options.sort is not None:
             comparison.sort(options.sort)
         console = Console()
         print_table(comparison, console)
+        for trial in comparison.trials:
+            print_judges(trial, console)
+        if options.judges is not None:
+            _write_judges(options.judges, comparison, console)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.output, page(comparison))
         console.print(Text(f"page: {options.output}"), soft_wrap=True)

@@ -8,6 +8,7 @@ from functools import cached_property
 from kindred.errors import ConfigError
 from kindred.runs.run import Run
 from kindred.study.groups import Group, as_text, fold_seeds, short_names
+from kindred.study.judges import Trial, try_judges
 
 SPLIT_METRICS = {
     "knn_top1": ("kNN", 3),
@@ -71,11 +72,13 @@ class Comparison:
         names: the keys in which the runs differ -> the headings they get.
         columns: the metrics that any of the runs has.
         groups: the rows; an unfinished run is one of its own.
+        trials: of label-free judges, where enough of the runs have been evaluated on test.
     """
 
     names: dict[str, str]
     columns: list[Column]
     groups: list[Group]
+    trials: list[Trial]
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> "Comparison":
@@ -85,7 +88,7 @@ class Comparison:
             (column for column in COLUMNS if any(group.values(column.name) for group in groups)),
             key=lambda column: not column.accuracy,  # the others after them, in their order
         )
-        return cls({key: as_text(name) for key, name in short_names(keys).items()}, columns, groups)
+        return cls({key: as_text(name) for key, name in short_names(keys).items()}, columns, groups, try_judges(runs))
 
     def sort(self, metric: str) -> None:
         """Rows by the mean of `metric`, a name of the summary or a heading: the highest first, those without it last."""

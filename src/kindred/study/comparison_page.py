@@ -58,6 +58,7 @@ def page(comparison: "Comparison") -> str:
         "plotly": _packed(plotly),
         "head": _head(comparison),
         "rows": "\n".join(_row(comparison, group, colour) for group, colour in zip(groups, colours, strict=True)),
+        "judges": _judges(comparison),
         "pictures": "\n".join(_pictures(comparison, kind, colours) for kind in PICTURES),
         "data": _packed(_json([_curves(comparison, g, c, points) for g, c in zip(groups, colours, strict=True)])),
     }
@@ -156,6 +157,15 @@ def curves(metrics: dict[str, np.ndarray], points: int = POINTS) -> dict[str, li
         if len(there):
             found[name] = [[float(f"{value:.5g}") for value in metrics[x][there]] for x in ("epoch", name)]
     return found
+
+
+def _judges(comparison: "Comparison") -> str:
+    """The section of the judges; nothing where they cannot be tried."""
+    if not comparison.trials:
+        return ""
+    from kindred.study.judges_report import section  # matplotlib takes half a second to import
+
+    return section(comparison.trials)
 
 
 def _pictures(comparison: "Comparison", kind: str, colours: Sequence[str]) -> str:
