@@ -19,7 +19,7 @@ from kindred.data.images.normalisation import NormalizedEncoder
 from kindred.files import write_atomically
 from kindred.runs.model_card import FILES, card_weights, model_card
 from kindred.runs.origin import origin
-from kindred.runs.run import Run
+from kindred.runs.run import Run, without_weights
 from kindred.runs.trust import as_plain_settings, check_classes
 
 TOLERANCE = 1e-4  # of the features of an exported file
@@ -106,6 +106,7 @@ def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     settings = as_plain_settings({"encoder": described}, str(path))
     check_classes(settings, ["encoder"], str(path), trust)
     config = OmegaConf.create(settings)
+    config.encoder = without_weights(config.encoder)
     encoder = build(config, "encoder")
     if {"mean", "std"} == {name for name in state if not name.startswith("encoder.")}:
         encoder = NormalizedEncoder(encoder, state["mean"].flatten().tolist(), state["std"].flatten().tolist())

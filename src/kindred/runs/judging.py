@@ -147,7 +147,7 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Dat
 
 
 def untrained_encoder(run: Run) -> "nn.Module | None":
-    """The very encoder that `run` started from, in eval mode; None if it came from a file that is gone.
+    """The very encoder that `run` started from, in eval mode; None if its weights came from a file that is gone.
 
     Everything is built in the order of `kindred.runs.train.train`, since the seed's random stream runs through all of it.
     """
@@ -159,7 +159,12 @@ def untrained_encoder(run: Run) -> "nn.Module | None":
         _ = run.module, run.datamodule()  # which refuse classes that are not trusted
         lightning.seed_everything(config.seed, verbose=False)
         build_datamodule(config)
-        encoder = build_module(config).encoder
+        try:
+            encoder = build_module(config).encoder
+        except ConfigError:
+            if not config.encoder.get("pretrained"):
+                raise
+            return None
     if config.init_from is not None:
         if not Path(config.init_from).exists():
             return None

@@ -99,7 +99,9 @@ class Run:
     @cached_property
     def module(self) -> "ContrastiveModule":
         """The trained module with the weights of last.ckpt, in eval mode, on the CPU."""
-        module, last = build_module(self.trusted("model", "encoder")), self.path / "checkpoints" / "last.ckpt"
+        config = self.trusted("model", "encoder").copy()
+        config.encoder = without_weights(config.encoder)
+        module, last = build_module(config), self.path / "checkpoints" / "last.ckpt"
         try:
             module.load_state_dict(read_training(last)["state_dict"])
         except RuntimeError as error:
@@ -163,6 +165,11 @@ def load_run(path: str | Path, trust: Sequence[str] = ()) -> Run:
 def build_module(config: DictConfig) -> "ContrastiveModule":
     """The method with its encoder, as `config` says."""
     return build(config, "model", encoder=build(config, "encoder"))
+
+
+def without_weights(encoder: DictConfig) -> DictConfig:
+    """The configuration of an encoder whose own weights follow: others need not be downloaded before."""
+    return OmegaConf.merge(encoder, {"pretrained": False}) if "pretrained" in encoder else encoder
 
 
 def build_datamodule(config: DictConfig) -> "DataModule":
