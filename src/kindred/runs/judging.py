@@ -17,7 +17,7 @@ from kindred.config import ConfigError, check, compose
 from kindred.files import write_atomically
 from kindred.runs.origin import origin
 from kindred.runs.run import Run, build_datamodule, build_module
-from kindred.runs.weights import load_encoder_weights
+from kindred.runs.starting_weights import load_encoder_weights
 from kindred.tracking.sparing import sparing
 
 if TYPE_CHECKING:
