@@ -40,7 +40,8 @@ def test_the_data_set_chooses_encoder_and_views_unless_they_are_given():
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model_on_every_data_set_fits_the_signatures(data, model):
-    root = ["data.source.root=somewhere"] if data in ("imagefolder", "imagenet") else []
+    keys = {"imagefolder": "root", "imagenet": "root", "huggingface": "path"}
+    root = [f"data.source.{keys[data]}=somewhere"] if data in keys else []
     check(compose([f"model={model}", f"data={data}", *root]))
 
 

@@ -55,7 +55,8 @@ def timm_encoder(
             f"encoder.options.{taken[0]}: is said by encoder.in_channels, image_size and pretrained; leave it out"
         )
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, "pretrained": bool(pretrained)}
-    if timm.get_pretrained_cfg(name.partition(".")[0]).fixed_input_size:
+    known = timm.get_pretrained_cfg(name.partition(".")[0])
+    if known is not None and known.fixed_input_size:
         settings["img_size"] = image_size
     if isinstance(pretrained, str):
         if not os.path.isfile(pretrained):

@@ -141,7 +141,7 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Dat
         raise ConfigError(
             f"--data {data}: its images have {given} channel(s) (data.channels), the encoder of {run.path} reads {expected}"
         )
-    if not any(word.startswith("data.source.root=") for word in overrides):  # that is from here
+    if not any(word.startswith(("data.source.root=", "data.source.path=")) for word in overrides):  # that is from here
         run.find_data(config)
     return build_datamodule(config)
 

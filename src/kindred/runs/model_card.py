@@ -110,7 +110,7 @@ def _call(node: Any) -> str:
 def _resizing(data: DictConfig) -> str:
     """How images of other sizes are brought to `data.image_size` when the encoder is judged."""
     size = data.image_size
-    if not data.source._target_.endswith("ImageFolder"):
+    if not data.source._target_.endswith(("ImageFolder", "HuggingFace")):
         call = f'torch.nn.functional.interpolate(images, size=({size}, {size}), mode="bilinear", antialias=True)'
         return f"Images of another size are resized before: `{call}.clamp(0, 1)`."
     enlarged = round(size * 256 / 224) if data.source.stream or data.source.get("pack") else size

@@ -123,14 +123,15 @@ class Run:
 
     def find_data(self, config: DictConfig) -> None:
         """Have a relative data folder in `config` start where this run was started, if it is there; else, that is said."""
-        started, root = self._started_in, OmegaConf.select(config, "data.source.root")
+        key = "root" if OmegaConf.select(config, "data.source.path") is None else "path"
+        started, root = self._started_in, OmegaConf.select(config, f"data.source.{key}")
         if started is None or not isinstance(root, str) or (there := started / root) == Path.cwd() / root:
             return
         if there.exists():
-            config.data.source.root = str(there)
+            config.data.source[key] = str(there)
             if isinstance(cache := config.data.source.get("cache_dir"), str):
                 config.data.source.cache_dir = str(started / cache)
-        elif launch.rank() == 0:
+        elif launch.rank() == 0 and key == "root":  # a path may be a name on the hub
             print(
                 f"data.source.root: {root} is not in {started}, where the run was started: it is read, or made, in "
                 f"{Path.cwd()}",
@@ -169,7 +170,10 @@ def build_module(config: DictConfig) -> "ContrastiveModule":
 
 def without_weights(encoder: DictConfig) -> DictConfig:
     """The configuration of an encoder whose own weights follow: others need not be downloaded before."""
-    return OmegaConf.merge(encoder, {"pretrained": False}) if "pretrained" in encoder else encoder
+    encoder = encoder.copy()
+    if "pretrained" in encoder:
+        encoder.pretrained = False
+    return encoder
 
 
 def build_datamodule(config: DictConfig) -> "DataModule":

@@ -39,7 +39,7 @@ TRUSTED = {
     "views.views.*": frozenset({"kindred.data.images.views.View"}),
     "data": frozenset({"kindred.data.datamodule.DataModule", "kindred.data.images.datamodule.ImageDataModule"}),
     "data.source": frozenset(
-        {"kindred.data.images.folder.ImageFolder"}
+        {"kindred.data.images.folder.ImageFolder", "kindred.data.images.huggingface.source.HuggingFace"}
         | {f"kindred.data.images.embedded.{name}" for name in ("Digits", "Photos")}
         | {
             f"kindred.data.images.torchvision_sources.{name}"

@@ -18,7 +18,8 @@ from kindred.training import launch
 
 # What a resume may change, where things are, and how they are shown: the rest of a run's settings makes its numbers.
 FREE = (
-    *("trainer", "choices.trainer", "data.num_workers", "data.source.root", "data.source.cache_dir"),
+    *("trainer", "choices.trainer", "data.num_workers"),
+    *("data.source.root", "data.source.path", "data.source.cache_dir"),
     *("resume", "run_dir", "log_dir", "logger", "callbacks.checkpoints", "callbacks.figures", "callbacks.progress"),
 )
 
