@@ -185,6 +185,19 @@ def test_without_a_label_column_nothing_is_labelled(parquet):
     assert found.labels.tolist() == [-1] * 6
 
 
+def test_a_name_on_the_hub_is_asked_for_with_subset_and_revision(parquet, monkeypatch):
+    asked, library = [], datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kw: asked.append((args, kw)) or library(str(parquet)))
+    source, found = load("somebody/pets", subset="small", revision="0a1b2c")
+    assert asked == [(("somebody/pets",), {"name": "small", "revision": "0a1b2c"})]
+    assert source.cache_dir.name.startswith("pets-")
+    monkeypatch.setattr(datasets, "load_dataset", library)
+    assert np.array_equal(found.array, load(parquet)[1].array)
+    folder, names = source._tables.files("train")  # the library's copy
+    assert [name.partition("/")[0] for name in names] == ["pets"]
+    assert all(os.path.isfile(os.path.join(folder, name)) for name in names)
+
+
 def test_splits_by_name(tmp_path):
     tables({"unsupervised": 6, "train": 4, "dev": 2}).save_to_disk(tmp_path / "saved")
     source, found = load(tmp_path / "saved", train="unsupervised", bank="train", test="dev")
@@ -270,6 +283,7 @@ def test_bad_images_are_named_or_left_out(tmp_path, stream, content):
         ({"path": "text.parquet"}, r"^data\.source\.path: text\.parquet cannot be loaded \(.*\); give a folder"),
         ({"path": "none"}, r"^data\.source\.path: none cannot be loaded|the split train of none has no rows$"),
         ({"channels": 4}, r"^data\.channels is 4"),
+        ({"cache_dir": "pets/cache"}, r"^data\.source\.cache_dir: pets/cache lies in data\.source\.path="),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_one_line(parquet, settings, message):

@@ -77,6 +77,11 @@ class HuggingFace:
             )
         if channels not in (1, 3):
             raise ConfigError(f"data.channels is {channels}: image files are read as 3 (colour) or 1 (grey)")
+        if os.path.isdir(path) and Path(cache_dir).resolve().is_relative_to(Path(path).resolve()):
+            raise ConfigError(
+                f"data.source.cache_dir: {cache_dir} lies in data.source.path={path}, and would be taken for data; choose "
+                "another"
+            )
         self.path, self.image, self.label, self.subset, self.revision = path, image, label, subset, revision
         self.image_size, self.channels, self.stream = image_size, channels, stream
         self.wanted = {"train": train, "val": val, "test": test, "bank": bank}

@@ -66,17 +66,28 @@ class Tables:
         """The images of a split; see Rows."""
         return Rows(self.tables[split], self.image, f"{self.path}, {self.names[split]}", numbers)
 
+    def files(self, split: str) -> tuple[str, list[str]]:
+        """A folder, and the files below it that the table is read from: those of the data set, or the library's copy of it.
+
+        The names in the library's cache hold the revision on the hub.
+        """
+        if not os.path.exists(self.path):
+            from datasets import config
+
+            folder, found = config.HF_DATASETS_CACHE, [file["filename"] for file in self.tables[split].cache_files]
+        elif os.path.isfile(self.path):
+            folder, found = os.path.dirname(self.path) or ".", [self.path]
+        else:
+            folder, found = self.path, [str(path) for path in Path(self.path).rglob("*") if path.is_file()]
+        return str(folder), sorted(os.path.relpath(name, folder) for name in found)
+
     def fingerprint(self, split: str) -> str:
-        """Changes when the table does: by the files that it lies in, or by what the library calls its version."""
-        if os.path.exists(self.path):
-            found = [Path(self.path), *Path(self.path).rglob("*")]
-            files = sorted(
-                (str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file()
-            )
-        else:  # the library's cache is .../<revision or digest>/<file>
-            files = sorted("/".join(Path(each["filename"]).parts[-2:]) for each in self.tables[split].cache_files)
-        told = repr([files, self.subset, self.names[split], len(self.tables[split])])
-        return hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()[:20]
+        """Changes when the files do, by name, size or time."""
+        folder, names = self.files(split)
+        states = [os.stat(os.path.join(folder, name)) for name in names]
+        told = [(name, state.st_size, state.st_mtime_ns) for name, state in zip(names, states, strict=True)]
+        described = repr([told, self.subset, self.names[split]]).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(described).hexdigest()[:20]
 
     def _names(self, wanted: Mapping[str, str | None]) -> dict[str, str]:
         there, taken = self.there, {name for name in wanted.values() if name}
