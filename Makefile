@@ -93,7 +93,7 @@ evaluate: $(INSTALLED) ## judge a finished run on the test split: RUN=logs/lates
 	@$(BIN)/python -m kindred evaluate $(call option,RUN,--run) $(call option,DATA,--data) \
 		$(call option,LABELS,--labels) $(call option,SEED,--seed) $(ARGS)
 
-export: $(INSTALLED) ## write a run's encoder to a file: RUN=logs/latest FORMAT=safetensors|onnx|torch-export
+export: $(INSTALLED) ## write a run's encoder to a file: RUN=logs/latest FORMAT=safetensors|onnx|torch-export|huggingface
 	@$(BIN)/python -m kindred export $(call option,RUN,--run) $(call option,FORMAT,--format) $(ARGS)
 
 test: $(INSTALLED) ## run the tests that take minutes

@@ -40,7 +40,8 @@ def test_the_data_set_chooses_encoder_and_views_unless_they_are_given():
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model_on_every_data_set_fits_the_signatures(data, model):
-    root = ["data.source.root=somewhere"] if data in ("imagefolder", "imagenet") else []
+    keys = {"imagefolder": "root", "imagenet": "root", "huggingface": "path"}
+    root = [f"data.source.{keys[data]}=somewhere"] if data in keys else []
     check(compose([f"model={model}", f"data={data}", *root]))
 
 
@@ -115,7 +116,8 @@ def test_what_cannot_work_is_refused_before_or_by_the_constructor(key, override,
 def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_functions():
     for target in frozenset().union(*TRUSTED.values()):
         thing = get_object(target)
-        assert inspect.isclass(thing) or target == "kindred.encoders.resnet.resnet"
+        known = ("kindred.encoders.resnet.resnet", "kindred.encoders.timm.timm_encoder")
+        assert inspect.isclass(thing) or target in known
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from kindred import load_run
 from kindred.config import ConfigError
 from kindred.runs.directory import new_name, point_latest, resumed_config
 from kindred.runs.judging import other_datamodule
-from kindred.runs.weights import load_encoder_weights, read_checkpoint
+from kindred.runs.starting_weights import load_encoder_weights
+from kindred.runs.weights import read_checkpoint
 from kindred.tracking.metrics_csv import summarise
 
 

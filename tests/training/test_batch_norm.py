@@ -8,6 +8,7 @@ from children import start
 from outcomes import TIMES
 from rank_helpers import start_ranks
 from ranks import run_ranks
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from kindred.data.datamodule import DataModule
@@ -24,6 +25,7 @@ LAYERS = {
     "a cumulative average": (lambda: nn.BatchNorm1d(3, momentum=None), (12, 3)),
     "no bias": (lambda: nn.BatchNorm1d(3, bias=False), (12, 3)),
     "no weights": (lambda: nn.BatchNorm2d(3, affine=False, eps=0.1), (12, 3, 4, 5)),
+    "with an activation": (lambda: BatchNormAct2d(3, act_layer=nn.SiLU), (12, 3, 4, 5)),
     "no running statistics": (lambda: nn.BatchNorm2d(3, track_running_stats=False), (12, 3, 4, 5)),
 }
 
@@ -89,6 +91,16 @@ def alone():
 def test_a_layer_that_was_made_local_sees_its_own_rank_alone():
     for found, expected in run_ranks(alone, 2):
         torch.testing.assert_close(found, expected)
+
+
+class Whitening(nn.BatchNorm1d):
+    def forward(self, input):
+        return super().forward(input) / 2
+
+
+def test_a_batch_norm_of_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match=r"encoder: Whitening is a batch norm of its own kind.*sync_batchnorm=false"):
+        synchronise(nn.Sequential(nn.BatchNorm1d(2), Whitening(2)))
 
 
 def in_double(_=None):

@@ -3,9 +3,12 @@
     kindred export --run logs/latest                       encoder.safetensors, for Kindred or plain torch
     kindred export --run logs/latest --format onnx         encoder.onnx, for ONNX runtimes
     kindred export --run logs/latest --format torch-export encoder.pt2, for torch without this code
+    kindred export --run logs/latest --format huggingface  a folder for timm and transformers: huggingface/config.json and
+                                                           model.safetensors; of timm's models, and of ResNets that it has
 
-All take images float32 [B, C, S, S] in [0, 1] with S = data.image_size and any B, and give features [B, F]. Resizing stays
-outside: it depends on the images' sizes, and runtimes do not agree on how antialiasing rounds; README.md says what it was.
+All take images float32 [B, C, S, S] with S = data.image_size and any B, and give features [B, F]. Values are in [0, 1], for
+huggingface normalised. Resizing stays outside: it depends on the images' sizes, and runtimes do not agree on how
+antialiasing rounds; README.md says what it was.
 """
 
 from collections.abc import Sequence
@@ -22,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("kindred export", __doc__)
     parser.add_argument("--run", default="logs/latest", help="run directory (default: %(default)s)")
     parser.add_argument("--format", choices=list(FILES), default="safetensors", help="default: %(default)s")
-    parser.add_argument("--output", type=Path, help="where the file and its card go (default: <run>/export)")
+    where = "where the file and its card go (default: <run>/export, of huggingface <run>/export/huggingface)"
+    parser.add_argument("--output", type=Path, help=where)
     parser.add_argument("--license", default="unknown", help="of the weights, for the card (default: %(default)s)")
     parser.add_argument("--trust", action="append", default=[], help="a class of your own that the run's config names")
     options = parser.read(arguments)

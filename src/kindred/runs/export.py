@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from kindred.config import ConfigError, build, nodes
 from kindred.data.images.normalisation import NormalizedEncoder
 from kindred.files import write_atomically
+from kindred.runs.huggingface import timm_twin, write_for_timm
 from kindred.runs.model_card import FILES, card_weights, model_card
 from kindred.runs.origin import origin
-from kindred.runs.run import Run
+from kindred.runs.run import Run, without_weights
 from kindred.runs.trust import as_plain_settings, check_classes
 
 TOLERANCE = 1e-4  # of the features of an exported file
@@ -34,14 +36,17 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
     (`kindred.runs.origin`), and so does the card; files there that are of other ones are removed, which is said.
 
     Args:
-        format: safetensors, onnx or torch-export.
+        format: safetensors, onnx, torch-export, or huggingface, which is a folder (by default <run>/export/huggingface).
         license: of the weights, for the card; it depends on the images as well, so it is yours to know.
 
     Raises:
-        ConfigError: packages that ONNX needs are missing, a class that is not trusted.
+        ConfigError: packages that a format needs are missing, a class that is not trusted, an encoder that timm has not.
         RuntimeError: the file's features differ from the run's by more than 1e-4.
     """
-    output = run.path / "export" if output is None else output
+    if format == "huggingface":
+        timm_twin(run)  # or an error, before anything is made
+    default = run.path / "export" / "huggingface" if format == "huggingface" else run.path / "export"
+    output = default if output is None else output
     datamodule = run.datamodule()
     views = datamodule.views
     encoder = views.exported(run.encoder).eval()
@@ -52,18 +57,17 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
     output.mkdir(parents=True, exist_ok=True)
     weights = origin(run)
     path = output / FILES[format]
-    temporary = output / f".{os.getpid()}-{path.name}"
-    try:
-        features = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export}[format](
-            encoder, inputs, temporary, run, {key: str(value) for key, value in weights.items()}
+    write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export, "huggingface": _huggingface}
+    with TemporaryDirectory(dir=output, prefix=".") as temporary:
+        features = write[format](
+            encoder, inputs, Path(temporary, path.name), run, {key: str(value) for key, value in weights.items()}
         )
         with torch.inference_mode():
             difference = max(float((features(part) - encoder(part)).abs().max()) for part in (inputs, inputs[:1]))
         if not difference <= TOLERANCE:
             raise RuntimeError(f"{path.name}: features differ from the run's by {difference:.1e}, not {TOLERANCE:.0e}")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        for file in Path(temporary).iterdir():
+            os.replace(file, output / file.name)
     described = card_weights(output / "README.md")
     kept = {path.name}
     for other in (output / name for name in FILES.values() if name != path.name):
@@ -106,6 +110,7 @@ def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
     settings = as_plain_settings({"encoder": described}, str(path))
     check_classes(settings, ["encoder"], str(path), trust)
     config = OmegaConf.create(settings)
+    config.encoder = without_weights(config.encoder)
     encoder = build(config, "encoder")
     if {"mean", "std"} == {name for name in state if not name.startswith("encoder.")}:
         encoder = NormalizedEncoder(encoder, state["mean"].flatten().tolist(), state["std"].flatten().tolist())
@@ -158,6 +163,12 @@ def _onnx(
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _huggingface(
+    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str]
+) -> Callable[[Tensor], Tensor]:
+    return write_for_timm(run, path.parent, weights)
 
 
 def _torch_export(

@@ -18,7 +18,7 @@ from kindred.files import write_atomically
 from kindred.runs.fingerprint import changes, record, short
 from kindred.runs.origin import origin
 from kindred.runs.run import Run, build_datamodule, build_module
-from kindred.runs.weights import load_encoder_weights
+from kindred.runs.starting_weights import load_encoder_weights
 from kindred.tracking.sparing import sparing
 
 if TYPE_CHECKING:
@@ -155,13 +155,13 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Dat
         raise ConfigError(
             f"--data {data}: its images have {given} channel(s) (data.channels), the encoder of {run.path} reads {expected}"
         )
-    if not any(word.startswith("data.source.root=") for word in overrides):  # that is from here
+    if not any(word.startswith(("data.source.root=", "data.source.path=")) for word in overrides):  # that is from here
         run.find_data(config)
     return build_datamodule(config)
 
 
 def untrained_encoder(run: Run) -> "nn.Module | None":
-    """The very encoder that `run` started from, in eval mode; None if it came from a file that is gone.
+    """The very encoder that `run` started from, in eval mode; None if its weights came from a file that is gone.
 
     Everything is built in the order of `kindred.runs.train.train`, since the seed's random stream runs through all of it.
     """
@@ -173,7 +173,12 @@ def untrained_encoder(run: Run) -> "nn.Module | None":
         _ = run.module, run.datamodule()  # which refuse classes that are not trusted
         lightning.seed_everything(config.seed, verbose=False)
         build_datamodule(config)
-        encoder = build_module(config).encoder
+        try:
+            encoder = build_module(config).encoder
+        except ConfigError:
+            if not config.encoder.get("pretrained"):
+                raise
+            return None
     if config.init_from is not None:
         if not Path(config.init_from).exists():
             return None

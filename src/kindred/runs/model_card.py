@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from kindred.data.images.datamodule import ImageSource
 
-FILES = {"safetensors": "encoder.safetensors", "onnx": "encoder.onnx", "torch-export": "encoder.pt2"}
+FILES = {
+    "safetensors": "encoder.safetensors",
+    "onnx": "encoder.onnx",
+    "torch-export": "encoder.pt2",
+    "huggingface": "model.safetensors",  # and config.json, in a folder of their own
+}
 LOADING = {
     "safetensors": """`encoder.safetensors`, with Kindred:
 
@@ -53,6 +58,22 @@ import torch
 encoder = torch.export.load("encoder.pt2").module()
 features = encoder(images)
 ```""",
+    "huggingface": """This folder, with timm and with transformers, which expect normalised images as `config.json` says:
+
+```python
+import timm
+import torch
+
+encoder = timm.create_model("local-dir:.", pretrained=True).eval()  # or hf-hub:<user>/<name>
+mean, std = (torch.tensor(encoder.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
+features = encoder((images - mean) / std)
+```
+
+```python
+from transformers import AutoModel
+
+features = AutoModel.from_pretrained(".")((images - mean) / std).pooler_output
+```""",
 }
 
 
@@ -69,7 +90,8 @@ def model_card(run: Run, weights: Mapping[str, Any], files: Collection[str], inp
     config, data, choices = run.config, run.config.data, run.config.choices
     rows = [row for row in read_metrics(run.path / "metrics.csv") if row["step"] <= weights["step"]]
     summary = summarise(rows) or run.summary
-    head = {"license": license, "library_name": "kindred", "tags": ["self-supervised", "contrastive", choices.model]}
+    library = "timm" if set(files) == {FILES["huggingface"]} else "kindred"
+    head = {"license": license, "library_name": library, "tags": ["self-supervised", "contrastive", choices.model]}
     head["kindred"] = dict(weights)
     settings = {
         "method": f"`{_call(config.model)}`",
@@ -85,11 +107,12 @@ def model_card(run: Run, weights: Mapping[str, Any], files: Collection[str], inp
         source = cast("ImageSource", run.datamodule().source)
         settings |= {"mean": list(source.mean), "standard deviation": list(source.std)}
         shape += ", values in [0, 1]"
+    inside = "" if library == "timm" else "Normalisation is inside. "
     sections = [
         f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---",
         f"# {choices.model} on {choices.data}",
         f"An encoder that was trained by contrast. In: {shape}. Out: features [B, {run.encoder.num_features}]. "
-        + (f"Normalisation is inside. {_resizing(data)}" if "image_size" in data else ""),
+        + (f"{inside}{_resizing(data)}" if "image_size" in data else ""),
         _table("setting", settings),
         "## How good it is",
         *_results(run, weights, summary),
@@ -110,7 +133,7 @@ def _call(node: Any) -> str:
 def _resizing(data: DictConfig) -> str:
     """How images of other sizes are brought to `data.image_size` when the encoder is judged."""
     size = data.image_size
-    if not data.source._target_.endswith("ImageFolder"):
+    if not data.source._target_.endswith(("ImageFolder", "HuggingFace")):
         call = f'torch.nn.functional.interpolate(images, size=({size}, {size}), mode="bilinear", antialias=True)'
         return f"Images of another size are resized before: `{call}.clamp(0, 1)`."
     enlarged = round(size * 256 / 224) if data.source.stream or data.source.get("pack") else size
@@ -126,7 +149,8 @@ def card_weights(path: Path) -> dict[str, Any] | None:
         head = yaml.safe_load(parts[1]) if len(parts) > 2 else None
     except yaml.YAMLError:
         head = None
-    return head.get("kindred", {}) if isinstance(head, dict) and head.get("library_name") == "kindred" else None
+    is_ours = isinstance(head, dict) and (head.get("library_name") == "kindred" or "kindred" in head)
+    return head.get("kindred", {}) if is_ours else None
 
 
 def _results(run: Run, weights: Mapping[str, Any], summary: Mapping[str, float]) -> list[str]:

@@ -106,7 +106,9 @@ class Run:
     @cached_property
     def module(self) -> "ContrastiveModule":
         """The trained module with the weights of last.ckpt, in eval mode, on the CPU."""
-        module, last = build_module(self.trusted("model", "encoder")), self.path / "checkpoints" / "last.ckpt"
+        config = self.trusted("model", "encoder").copy()
+        config.encoder = without_weights(config.encoder)
+        module, last = build_module(config), self.path / "checkpoints" / "last.ckpt"
         try:
             module.load_state_dict(read_training(last)["state_dict"])
         except RuntimeError as error:
@@ -128,14 +130,15 @@ class Run:
 
     def find_data(self, config: DictConfig) -> None:
         """Have a relative data folder in `config` start where this run was started, if it is there; else, that is said."""
-        started, root = self._started_in, OmegaConf.select(config, "data.source.root")
+        key = "root" if OmegaConf.select(config, "data.source.path") is None else "path"
+        started, root = self._started_in, OmegaConf.select(config, f"data.source.{key}")
         if started is None or not isinstance(root, str) or (there := started / root) == Path.cwd() / root:
             return
         if there.exists():
-            config.data.source.root = str(there)
+            config.data.source[key] = str(there)
             if isinstance(cache := config.data.source.get("cache_dir"), str):
                 config.data.source.cache_dir = str(started / cache)
-        elif launch.rank() == 0:
+        elif launch.rank() == 0 and key == "root":  # a path may be a name on the hub
             print(
                 f"data.source.root: {root} is not in {started}, where the run was started: it is read, or made, in "
                 f"{Path.cwd()}",
@@ -170,6 +173,14 @@ def load_run(path: str | Path, trust: Sequence[str] = ()) -> Run:
 def build_module(config: DictConfig) -> "ContrastiveModule":
     """The method with its encoder, as `config` says."""
     return build(config, "model", encoder=build(config, "encoder"))
+
+
+def without_weights(encoder: DictConfig) -> DictConfig:
+    """The configuration of an encoder whose own weights follow: others need not be downloaded before."""
+    encoder = encoder.copy()
+    if "pretrained" in encoder:
+        encoder.pretrained = False
+    return encoder
 
 
 def build_datamodule(config: DictConfig) -> "DataModule":

@@ -15,8 +15,9 @@ from kindred.errors import ConfigError
 from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
 from kindred.runs.fingerprint import check_unchanged, write_record
 from kindred.runs.run import build_datamodule, build_module
+from kindred.runs.starting_weights import load_encoder_weights
 from kindred.runs.trust import read_settings
-from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
+from kindred.runs.weights import bound_settings, check_settings, resume_point
 from kindred.training import launch
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ def train(config: DictConfig) -> dict[str, float]:
     datamodule = build_datamodule(config)
     module = build_module(config)
     if config.init_from is not None:
-        load_encoder_weights(module.encoder, Path(config.init_from))
+        loaded = load_encoder_weights(module.encoder, Path(config.init_from))
+        if launch.rank() == 0:
+            print(loaded, file=sys.stderr)
     datamodule.check_batch_size(ranks)
     module.check(datamodule, ranks)
     if launch.launched() is None:  # else one process a node prepares the data, and Lightning has the others wait

@@ -23,7 +23,13 @@ OPTIMISERS = frozenset({"kindred.optimisers.lars.LARS", "torch.optim.Adam", "tor
 # Place -> the classes that may stand there; `*` is any one key. A list of packages would not do: torch alone holds
 # functions that run a shell. Nor would one list for all places: what is harmless as a source need not be so as a logger.
 TRUSTED = {
-    "encoder": frozenset({"kindred.encoders.convnet.ConvNet", "kindred.encoders.resnet.resnet"}),
+    "encoder": frozenset(
+        {
+            "kindred.encoders.convnet.ConvNet",
+            "kindred.encoders.resnet.resnet",
+            "kindred.encoders.timm.timm_encoder",
+        }
+    ),
     "model": frozenset(
         f"kindred.models.{name}"
         for name in (
@@ -44,7 +50,7 @@ TRUSTED = {
     "views.views.*": frozenset({"kindred.data.images.views.View"}),
     "data": frozenset({"kindred.data.datamodule.DataModule", "kindred.data.images.datamodule.ImageDataModule"}),
     "data.source": frozenset(
-        {"kindred.data.images.folder.ImageFolder"}
+        {"kindred.data.images.folder.ImageFolder", "kindred.data.images.huggingface.source.HuggingFace"}
         | {f"kindred.data.images.embedded.{name}" for name in ("Digits", "Photos")}
         | {
             f"kindred.data.images.torchvision_sources.{name}"

@@ -7,7 +7,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,12 +16,10 @@ from kindred.errors import AbsentError
 from kindred.files import seal_holds
 from kindred.training import launch
 
-if TYPE_CHECKING:
-    from torch import nn
-
 # What a resume may change, where things are, and how they are shown: the rest of a run's settings makes its numbers.
 FREE = (
-    *("trainer", "choices.trainer", "data.num_workers", "data.source.root", "data.source.cache_dir"),
+    *("trainer", "choices.trainer", "data.num_workers"),
+    *("data.source.root", "data.source.path", "data.source.cache_dir"),
     *("resume", "run_dir", "log_dir", "logger", "callbacks.checkpoints", "callbacks.figures", "callbacks.progress"),
 )
 
@@ -151,28 +149,3 @@ def check_settings(checkpoint: dict[str, Any], config: DictConfig, path: Path) -
         f"{path.parents[1] / 'config.yaml'}: {key} is {now.get(key, 'absent')}, but {path.name} was trained with "
         f"{before.get(key, 'absent')}{more}: put it back, or start a new run"
     )
-
-
-def load_encoder_weights(encoder: "nn.Module", path: Path) -> None:
-    """Start `encoder` from a run directory (its last checkpoint) or a weights file.
-
-    A file may hold the encoder's state dict, or a checkpoint with one under `state_dict` and the prefix `encoder.`.
-
-    Raises:
-        ValueError: the weights are not of this architecture.
-    """
-    state = read_checkpoint(path / "checkpoints" / "last.ckpt" if path.is_dir() else path)
-    state = state.get("state_dict", state)
-    state = {
-        name.removeprefix("encoder."): value for name, value in state.items() if str(name).startswith("encoder.")
-    } or state
-    expected = {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
-    given = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
-    if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):
-        name = wrong[0]
-        raise ConfigError(
-            f"init_from: {path} does not fit the encoder in {len(wrong)} of {len(expected)} tensors; the first is {name}: "
-            f"{given.get(name, 'absent')} in the file, {expected.get(name, 'absent')} in the encoder. Choose the encoder "
-            "that the weights come from (ENCODER=...)"
-        )
-    encoder.load_state_dict(state)

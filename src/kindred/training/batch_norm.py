@@ -8,6 +8,7 @@ from torch import Tensor, nn, no_grad, stack, var_mean
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kindred.distributed import gather, world_size
+from kindred.errors import ConfigError
 from kindred.sphere import raise_precision
 
 
@@ -54,20 +55,53 @@ class SyncBatchNorm(_BatchNorm):
         variances.lerp_((variance * count / (count - 1)).to(variances.dtype), momentum)
 
 
+class SyncBatchNormAct(SyncBatchNorm):
+    """The same of timm's BatchNormAct2d, in which a batch norm is followed by what else it holds."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
 def synchronise(model: nn.Module) -> nn.Module:
-    """Every batch norm of `model` becomes a SyncBatchNorm, in place: it has the parts of one, and another forward."""
+    """Every batch norm of `model` becomes a SyncBatchNorm, in place: it has the parts of one, and another forward.
+
+    Raises:
+        ConfigError: one that does more than a batch norm, in a way that is not known.
+    """
     for layer in model.modules():
         if isinstance(layer, _BatchNorm):
-            before, layer.__class__ = type(layer), SyncBatchNorm
+            before, layer.__class__ = type(layer), _synchronised(layer)
             cast(SyncBatchNorm, layer).before = before
     return model
 
 
+def _synchronised(layer: _BatchNorm) -> type[SyncBatchNorm]:
+    if _is_plain(layer):
+        return SyncBatchNorm
+    if {"drop", "act"} == {name for name, _ in layer.named_children()}:
+        return SyncBatchNormAct
+    raise ConfigError(
+        f"encoder: {type(layer).__name__} is a batch norm of its own kind, which cannot be synchronised between devices: "
+        "trainer.sync_batchnorm=false leaves each device its own statistics"
+    )
+
+
+def _is_plain(layer: _BatchNorm) -> bool:
+    """Whether `layer` does what torch's batch norms do, and no more."""
+    return type(layer).forward in (_BatchNorm.forward, SyncBatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
 class SyncedLayers(TorchSyncBatchNorm):
-    """Lightning's way of synchronising the layers of a module while it trains: torch's, and ours on a CPU."""
+    """Lightning's way of synchronising the layers of a module while it trains: torch's, or ours where that will not do."""
 
     def apply(self, model: LightningModule) -> nn.Module:
-        return synchronise(model) if model.trainer.strategy.root_device.type == "cpu" else super().apply(model)
+        # Torch's takes a batch norm for no more than that: what timm's do after it would be lost.
+        batch_norms = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+        ours = model.trainer.strategy.root_device.type == "cpu" or not all(map(_is_plain, batch_norms))
+        return synchronise(model) if ours else super().apply(model)
 
     def revert(self, model: nn.Module) -> nn.Module:
         for layer in model.modules():
