@@ -6,7 +6,7 @@
     kindred compare logs --judges judges.md                  label-free judges, as Markdown and a picture beside it
     kindred compare wandb:entity/project                     the runs of a W&B project
 
-Runs that differ in nothing but their seeds are one row: mean Â± sample standard deviation over n seeds; runs that repeat a
+Runs that differ in nothing but their seeds are one row: mean ± sample standard deviation over n seeds; runs that repeat a
 seed count as one, with their mean. Runs whose data are others are another row, also where only the files changed. The page
 opens from the file system and needs no network. Of five runs or more that were evaluated (kindred evaluate), it also says
 which label-free judge ranks them as their accuracy on test does (docs/label_free.md).
