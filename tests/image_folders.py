@@ -7,7 +7,7 @@ COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
 
 
 def noisy_classes(root, per_class, splits=None, size=(14, 18)):
-    """<root>/train/class{0,1,2}/<n>.png of noise about a colour each, `per_class` of them; `splits`: more, name -> how many."""
+    """<root>/train/class{0,1,2}/<n>.png of noise about a colour, `per_class` of each, and as many as other `splits` say."""
     generator = np.random.default_rng(0)
     for split, count in ({"train": per_class} | (splits or {})).items():
         for label, colour in enumerate(COLOURS):

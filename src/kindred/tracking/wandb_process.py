@@ -152,10 +152,16 @@ class Session:
         artifact = wandb.Artifact(f"run-{self.run.id}", type="model", metadata=metadata)
         for name, path in files.items():
             artifact.add_file(path, name, skip_cache=True)  # which would be one more copy, in the user's home
+        taken = threading.Event()
+
+        def log() -> None:
+            self.run.log_artifact(artifact)
+            taken.set()
+
         # Online, W&B asks the server before it takes one.
-        logging = threading.Thread(target=self.run.log_artifact, args=(artifact,), daemon=True)
-        logging.start()
-        logging.join(self.seconds + self.upload / 2)
+        threading.Thread(target=log, daemon=True).start()
+        if not taken.wait(self.seconds + self.upload / 2):
+            self.say(f"the server did not take checkpoints and figures; they are in {self.directory}")
 
     def update_summary(self, values: dict[str, float]) -> None:
         """Plain scalars of the run's summary."""
