@@ -78,6 +78,7 @@ def test_a_folder_is_trained_evaluated_and_compared(kind, tmp_path, monkeypatch,
     capfd.readouterr()
 
     assert compare(["logs"]) == 0
-    rows = [line.split("│")[1:-1] for line in capfd.readouterr().out.splitlines() if line.startswith("│")]
-    counts = sorted(cell.strip() for row in rows for cell in row if re.fullmatch(r" *\d( \+ \d repeats?)? *", cell))
+    rows = [line.split(line[0])[1:-1] for line in capfd.readouterr().out.splitlines() if line[:1] in ("┃", "│")]
+    place = [cell.strip() for cell in rows[0]].index("n")
+    counts = sorted(row[place].strip() for row in rows[1:])
     assert counts == ["1", "1", "1 + 1 repeat"]  # the one of 3 epochs, the one of other data, and the two that repeat
