@@ -1,6 +1,6 @@
 """Stands in for `python -m kindred train` where a test is about the sweep: the same files and exit status, in no time.
 
-Its accuracy is 1 - |log10 tau| / 10 + seed / 1000. It fails below tau = 0, and while a file `hold` lies next to the sweep's
+Its accuracy is 1 - |log10 tau| / 10 + seed / 1000. It fails at tau = 99, and while a file `hold` lies next to the sweep's
 directory it runs until SIGTERM, upon which it ends as a training does that has written a checkpoint, or until the sweep is
 gone.
 """
@@ -24,8 +24,8 @@ sweeps = run.parents[2]
 with (sweeps / "starts.txt").open("a") as file:
     file.write(f"{run.name} {'resume' if going_on else 'start'} {asked['model.temperature']} {asked['seed']}\n")
 tau = float(asked["model.temperature"])
-if tau < 0:
-    print("many words\n\nerror: model.temperature must be greater than 0")
+if tau == 99:
+    print("many words\n\nerror: train/loss is not finite")
     sys.exit(1)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 parent = os.getppid()

@@ -4,6 +4,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote, unquote
 
 
 class FakeWandbServer:
@@ -11,12 +12,14 @@ class FakeWandbServer:
 
     Attributes:
         mode: "answers", "hangs" (accepts, never answers) or "fails" (status 500); may change at any time.
+        artifacts: name -> its last version: metadata, files (name -> bytes), run, state.
         runs: run id -> history (list of rows), config, summary, exit_code, files (names), upserts (what named it).
     """
 
     def __init__(self, mode: str = "answers") -> None:
         self.mode = mode
         self.runs: dict[str, dict[str, Any]] = {}
+        self.artifacts: dict[str, dict[str, Any]] = {}
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -66,6 +69,9 @@ class FakeWandbServer:
                 return {"data": self._graphql(request.get("operationName"), request.get("variables") or {})}
             if path.endswith("/file_stream"):
                 self._stream(path.split("/")[-2], json.loads(body))
+            if path.startswith("/artifact/"):
+                _, _, artifact, name = path.split("/", 3)
+                self.artifacts[artifact]["files"][unquote(name)] = body
             return {}
 
     def _graphql(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -87,8 +93,27 @@ class FakeWandbServer:
         if operation == "Viewer":
             return {"viewer": {"id": "viewer", "username": "someone", "entity": "someone", "flags": "{}"}}
         if operation == "CreateArtifact":
-            sequence = {"id": "sequence", "latestArtifact": None}
-            return {"createArtifact": {"artifact": {"id": "a", "state": "COMMITTED", "artifactSequence": sequence}}}
+            sequence, asked = {"id": "sequence", "latestArtifact": None}, given["input"]
+            name, state = asked["artifactCollectionName"], "COMMITTED"
+            if asked["artifactTypeName"] == "model":  # of tables nothing is asked for: it is all there
+                state, metadata = "PENDING", json.loads(asked.get("metadata") or "{}")
+                self.artifacts[name] = {"metadata": metadata, "files": {}, "run": asked["runName"], "state": state}
+            return {"createArtifact": {"artifact": {"id": name, "state": state, "artifactSequence": sequence}}}
+        if operation in ("CreateArtifactManifest", "UpdateArtifactManifest"):
+            name = given.get("artifactID") or given["artifactManifestID"].partition("/")[0]
+            file = {"id": "f", "uploadUrl": f"{self.url}/artifact/{name}/MANIFEST", "uploadHeaders": []}
+            reply = {"artifactManifest": {"id": f"{name}/manifest", "file": file}}
+            return {operation[0].lower() + operation[1:]: reply}
+        if operation == "CreateArtifactFiles":
+            edges = []
+            for file in given["input"]["artifactFiles"]:
+                url = f"{self.url}/artifact/{file['artifactID']}/{quote(file['name'])}"
+                node = {"storagePath": "s", "uploadUrl": url, "uploadHeaders": [], "uploadMultipartUrls": None}
+                edges.append({"node": node | {"artifact": {"id": file["artifactID"]}}})
+            return {"createArtifactFiles": {"files": {"edges": edges}}}
+        if operation == "CommitArtifact":
+            self.artifacts[given["artifactID"]]["state"] = "COMMITTED"
+            return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": "d"}}}
         return {"project": None}  # nothing of that kind
 
     def _bucket(self, name: str, run: dict[str, Any]) -> dict[str, Any]:

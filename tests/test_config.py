@@ -6,8 +6,10 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from kindred.config import ConfigError, build, check, compose
+from kindred.config import ConfigError, build, check, compose, fitted, resolve
 from kindred.config_files import CONFIGS
+from kindred.data.images import folder
+from kindred.data.images.listing import list_images
 from kindred.runs.directory import saved_form
 from kindred.runs.trust import PARTS, TRUSTED, check_classes, read_settings
 
@@ -157,3 +159,64 @@ def test_every_recipe_is_picked_and_says_its_command_time_and_accuracy(path):
     assert command.startswith(f"# make train MODEL={path.stem}")
     assert time.startswith("# time: ")
     assert accuracy.startswith("# accuracy: ")
+
+
+def fits(root, *overrides):
+    """data.batch_size and callbacks.knn.k of a resolved configuration for images of one's own."""
+    config = compose(["data=imagefolder", f"data.source.root={root}", *overrides])
+    resolve(config)
+    return config.data.batch_size, config.callbacks.knn.k
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides", "expected"),
+    [
+        (1, (), (256, 200)),  # nobody can tell how many are held out of one: the data set says what is wrong
+        (6, (), (2, 2)),
+        (210, (), (32, 16)),  # 189 are left of 210: five batches of 32, and a tenth are 18
+        (210, ("data.train_size=100",), (16, 8)),
+        (210, ("data.val_size=0",), (32, 16)),
+        (210, ("data.val_size=170",), (8, 4)),
+        (284, (), (64, 16)),  # 256 are left: four batches of 64
+        (283, (), (32, 16)),  # 255 are left
+        (1138, (), (256, 64)),  # 1024
+        (1135, (), (128, 64)),  # 1021
+        (2223, (), (256, 200)),  # 2001
+        (210, ("data.batch_size=100", "callbacks.knn.k=20"), (100, 20)),
+    ],
+)
+def test_a_batch_and_a_k_that_fit_few_images(tmp_path, files, overrides, expected):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    for number in range(files):
+        (tmp_path / "train" / "cat" / f"{number}.png").touch()  # none is read for that
+    assert fits(tmp_path, *overrides) == expected
+
+
+def test_what_fits_is_as_before_where_nobody_can_tell(tmp_path):
+    assert fits(tmp_path / "nowhere") == (256, 200)
+    config = compose(["data=imagefolder", "model=simclr"])
+    assert (config.data.batch_size, config.model.optimizer.lr) == (256, 0.12)  # which --help shows
+
+
+def test_a_val_split_of_its_own_holds_nothing_out_of_train(tmp_path):
+    for split, count in (("train", 128), ("val", 5)):
+        (tmp_path / split / "cat").mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / split / "cat" / f"{number}.png").touch()
+    assert fits(tmp_path) == (32, 8)
+
+
+def test_the_data_are_listed_once_and_anew_when_the_settings_are_others(tmp_path, monkeypatch):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    for number in range(210):
+        (tmp_path / "train" / "cat" / f"{number}.png").touch()
+    listed = []
+    monkeypatch.setattr(folder, "list_images", lambda place: listed.append(place) or list_images(place))
+    config = compose(["data=imagefolder", f"data.source.root={tmp_path}"])
+    assert fitted(config) == {"data.batch_size": 256, "callbacks.knn.k": 200}
+    assert (config.data.batch_size, config.callbacks.knn.k, config.data.batch_size) == (32, 16, 32)
+    assert len(listed) == 1
+    config.data.train_size = 30
+    assert (config.data.batch_size, config.callbacks.knn.k) == (4, 2)
+    resolve(config)
+    assert fitted(config) == {}

@@ -318,6 +318,16 @@ def _faults(node: DictConfig, prefix: str, expected: Mapping[str, Any]) -> list[
     return found
 
 
+def value_fault(config: DictConfig, key: str, value: Any) -> str | None:
+    """What `check` would say of `value` at the dotted `key`, which need not have been resolved; None: nothing."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    expected = OWN_KEYS if not parent else annotations(_parameters(parent, target)) if target else {}
+    wrong = None if value is None or name not in expected else fault(value, expected[name])
+    return None if wrong is None else f"{key} {wrong}"
+
+
 def build(config: DictConfig, key: str, **more: Any) -> Any:
     """Instantiate `config[key]` with `more` arguments.
 

@@ -21,12 +21,15 @@ from kindred.commands.evaluate import main
 from kindred.data.images.embedded import Digits
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Subset
-from kindred.data.source import ArrayExamples
+from kindred.data.source import ArrayExamples, NoTestError
 from kindred.evaluation.accuracy import confusion_matrix
 from kindred.evaluation.judge import KNN_K, KNN_TEMPERATURES, Encoded, choose_knn
 from kindred.evaluation.knn import knn_classify
 from kindred.runs.features import cut, encode, share_of_each_class
+from kindred.runs.fingerprint import short
 from kindred.runs.judging import evaluate, flatten, other_datamodule, untrained_encoder
+from kindred.runs.model_card import model_card
+from kindred.study.groups import numbers
 from kindred.tracking.figures import draw_confusion, draw_map
 
 CHOSEN = [
@@ -84,6 +87,8 @@ def test_what_it_writes(evaluated):
         "data",
         "labels",
         "seed",
+        "data_fingerprint",
+        "judged_on",
         "chosen_on",
         "classes",
         "train_images",
@@ -92,7 +97,9 @@ def test_what_it_writes(evaluated):
     ]
     assert set(result) == {*facts, *CHOSEN, *ACCURACIES, "per_class", "seconds"}
     assert (result["step"], re.fullmatch("[0-9a-f]{64}", result["checkpoint"]) is not None) == (12, True)
-    assert [result[key] for key in facts[2:]] == ["digits", 1, 0, "val", 10, 1079, 359, 359]
+    facts.remove("data_fingerprint")
+    assert [result[key] for key in facts[2:]] == ["digits", 1, 0, "test", "val", 10, 1079, 359, 359]
+    assert result["data_fingerprint"] == short(kindred.load_run(directory).data)
 
 
 def test_briefly_and_of_several_runs_at_once(evaluated, tmp_path, capsys):
@@ -225,6 +232,73 @@ def test_without_val_images_a_tenth_of_the_train_images_chooses(run, tmp_path):
     assert np.array_equal(splits["test"].labels, datamodule.source.load("test").labels)
 
 
+class WithoutTest(Digits):
+    """Digits that have no test split, and whose val images are the test ones."""
+
+    def load(self, split):
+        if split == "test":
+            raise NoTestError("there are no test digits")
+        return super().load({"val": "test"}.get(split, split))
+
+
+def test_without_a_test_split_the_val_images_judge_and_have_no_part_in_choosing(
+    evaluated, run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("kindred.data.images.embedded.Digits", WithoutTest)
+    directory = copy_of(run, tmp_path / "run")
+    assert main(["--run", str(directory)]) == 0
+    said = capsys.readouterr().out
+    assert "359 val images of digits" in said
+    assert "there is no test split: judged on val images" in said
+    assert "chosen on a tenth of the train images (108 images)" in said
+    result = json.loads((directory / "evaluation.json").read_text())
+    assert [result[key] for key in ("judged_on", "train_images", "held_out_images", "val_images")] == [
+        "val",
+        971,
+        108,
+        359,
+    ]
+    assert not any(key.startswith("test/") for key in result)
+    assert result["val/linear_top1"] == pytest.approx(evaluated[1]["test/linear_top1"], abs=0.05)  # of the same images
+    spoilt = copy_of(run, tmp_path / "spoilt")
+    monkeypatch.setattr(WithoutTest, "load", lambda self, split: spoil(Digits.load, self, split))
+    other = evaluate(kindred.load_run(spoilt))
+    chosen = [key.replace("test/", "val/") for key in CHOSEN]
+    assert {key: other[key] for key in chosen} == {key: result[key] for key in chosen}
+    assert other["val/linear_top1"] < 0.3
+
+    loaded = kindred.load_run(directory)
+    assert numbers(loaded)["evaluation/val_linear_top1"] == result["val/linear_top1"]
+    assert "evaluation/linear_top1" not in numbers(loaded)
+    card = model_card(
+        loaded, {"step": result["step"], "checkpoint": result["checkpoint"]}, [], torch.zeros(1, 1, 8, 8), ""
+    )
+    assert "On 359 val images of digits (there is no test split, and the training was monitored on these)" in card
+
+
+def spoil(load, source, split):
+    """Val images that are noise, with wrong labels."""
+    if split == "test":
+        raise NoTestError("there are no test digits")
+    found = load(source, split)
+    if split != "val":
+        return found
+    noise = np.random.default_rng(0).integers(0, 256, found.array.shape, dtype=np.uint8)
+    return ArrayExamples(noise, (found.labels + 1) % 10)
+
+
+def test_data_that_changed_since_the_training_are_said(run, tmp_path, capsys):
+    directory = copy_of(run, tmp_path / "run")
+    found = json.loads((directory / "data.json").read_text())
+    found["splits"]["train"]["names"] = "others"
+    (directory / "data.json").write_text(json.dumps(found))
+    (directory / "data.npz").unlink()
+    assert main(["--run", str(directory), "--labels", "0.05"]) == 0
+    changed = "train: other labels or names"
+    assert f"the data are not those of the training: {changed}\n" in capsys.readouterr().out
+    assert json.loads((directory / "evaluation-labels0.05.json").read_text())["data_changed"] == changed
+
+
 # A share of the labels, another data set, W&B
 
 
@@ -310,8 +384,8 @@ def test_another_data_set(run, tmp_path, capsys):
                 Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
     directory = copy_of(run, tmp_path / "run")
     options = ["data.channels=1", "data.image_size=20", "data.source.mean=[0.5]", "data.source.std=[0.3]"]
-    root, batch = f"data.source.root={tmp_path / 'stripes'}", "data.batch_size=8"
-    assert main(["--run", str(directory), "--data", "imagefolder", root, batch, *options]) == 0
+    root = f"data.source.root={tmp_path / 'stripes'}"
+    assert main(["--run", str(directory), "--data", "imagefolder", root, *options]) == 0
     result = json.loads((directory / "evaluation-imagefolder.json").read_text())
     assert (result["data"], result["classes"], result["test_images"], result["val_images"]) == ("imagefolder", 3, 18, 9)
     assert result["test/linear_top1"] > 0.9
@@ -329,6 +403,10 @@ def test_another_data_set(run, tmp_path, capsys):
     [
         (["--labels", "0"], r"--labels is 0.0: give a share"),
         (["--labels", "2"], r"--labels is 2.0: give a share"),
+        (
+            ["--labels", "0.0001"],
+            r"--labels is 0.0001: that is 0.11 of 1079 .* need one each; give 0.0093 or more",
+        ),
         (["data.source.root=x"], r"data.source.root=x: the run's own data set stays as it is"),
         (["--data", "photos"], r"--data photos: its images have 3 channel\(s\).* reads 1"),
         (["--data", "fotos"], r"data=fotos: there is no configs/data/fotos.yaml; did you mean 'photos'"),
@@ -350,6 +428,14 @@ def test_no_run_and_no_checkpoint(run, tmp_path, capsys):
     shutil.copy(run / "config.yaml", tmp_path)
     assert main(["--run", str(tmp_path)]) == 1
     assert "no such checkpoint" in capsys.readouterr().err
+
+
+def test_the_smallest_share_that_the_message_gives_can_be_had():
+    images = Subset(ArrayExamples(np.zeros((1079, 1)), np.arange(1079) % 10), np.arange(1079), None)
+    datamodule = SimpleNamespace(bank=images, query=images, monitor="val", test_dataset=lambda: images)
+    assert len(cut(datamodule, 0.0093)["train"]) == 10
+    with pytest.raises(ValueError, match=r"give 0\.0093 or more"):
+        cut(datamodule, 0.0092)
 
 
 @pytest.mark.parametrize("place", ["encoder", "model.optimizer", "data.source", "views.views.0"])

@@ -28,6 +28,8 @@ def test_everything_is_there(run):
     assert files == {
         "config.yaml",
         "environment.json",
+        "data.json",
+        "data.npz",
         "metrics.csv",
         "summary.json",
         "checkpoints/last.ckpt",

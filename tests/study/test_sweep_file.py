@@ -1,5 +1,6 @@
 """What a sweep file says, to Optuna and to W&B."""
 
+import re
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -146,6 +147,39 @@ def test_grids_of_one_file_must_agree(tmp_path):
     path.write_text(yaml.safe_dump_all([GOOD, GOOD]))
     with pytest.raises(ConfigError, match="method is 'random': several searches in one file can only be grids"):
         read_sweep(str(path))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "messages"),
+    [
+        ({"model.temperature": {"values": [0.1, "warm"]}}, ["model.temperature must be .*, got 'warm'"]),
+        ({"model.temperature": {"values": [0.1, 0]}}, ["model.temperature must be greater than 0, got 0"]),
+        ({"data.batch_size": {"min": 64.0, "max": 128.5}}, ["data.batch_size must be a whole number.*, got 64.0"]),
+        ({"data.batch_size": {"min": 0, "max": 128}}, ["data.batch_size must be 1 or more, got 0"]),
+        ({"seed": {"values": [0, "one"]}}, ["seed must be a whole number.*, got 'one'"]),
+        ({"encoder.widths": {"values": ["[8,16]", "[8,wide]"]}}, ['encoder.widths must be .*, got \\[8, "wide"\\]']),
+        ({"trainer.compile": {"value": "maybe"}}, ["trainer.compile must be true or false, got 'maybe'"]),
+        (
+            {"model.optimizer.lr": {"values": ["fast"]}, "model.hidden_dim": {"values": [64, 2.5]}},
+            ["model.optimizer.lr must be a number.*'fast'", "model.hidden_dim must be .*, got 2.5"],
+        ),
+    ],
+)
+def test_values_that_no_training_takes_are_refused_before_the_first(write, parameters, messages):
+    search = {"method": "random", "parameters": parameters}
+    with pytest.raises(ConfigError) as error:
+        check(read_sweep(write(**search)))
+    lines = [line for line in error.value.args if line]
+    assert all(any(re.search(rf"^parameters\.{message}", line) for line in lines) for message in messages), lines
+
+
+def test_values_that_a_training_takes_pass(write):
+    parameters = GOOD["parameters"] | {"encoder.widths": {"values": ["[8,16]"]}, "model.loss": {"values": ["simple"]}}
+    parameters |= {
+        "trainer.gradient_clip_val": {"values": [None, 1]},
+        "model.optimizer.weight_decay": {"values": ["1e-4"]},
+    }
+    check(read_sweep(write(parameters=parameters)))
 
 
 def test_what_wandb_is_sent_is_the_file_again(write):

@@ -100,6 +100,17 @@ def test_the_closing_table_has_base_lines_first_and_lines_to_copy():
     assert order == sorted(order)
     assert "make train RESUME=logs/photos/simclr/20260101-000000-abcd EPOCHS=<more>" in text
     assert "test split" not in text
+    assert "on test:  make evaluate RUN=logs/photos/simclr/20260101-000000-abcd\n" in text
+
+
+@pytest.mark.parametrize(
+    ("judge", "line"),
+    [("val", "on val:   make evaluate RUN='my runs/x'"), (None, "as file:  make export RUN='my runs/x'")],
+)
+def test_the_closing_line_is_a_command_that_works_for_the_data(judge, line):
+    console = Console(file=io.StringIO(), width=60)
+    print_summary({}, Path("my runs/x"), console, judge)
+    assert console.file.getvalue().splitlines()[-1] == line
 
 
 def test_the_closing_table_says_when_the_test_split_was_monitored():

@@ -213,6 +213,85 @@ def test_of_two_ranks_one_logs(tmp_path, capfd, monkeypatch):
     assert_holds(upload(line), tmp_path / "run")
 
 
+def write_results(directory):
+    """What a run directory holds at the end, in small; file -> content."""
+    files = {f"checkpoints/{name}.ckpt": name.encode() * 1000 for name in ("last", "best", "previous")}
+    files |= {"figures/curves.png": b"", "config.yaml": b"seed: 0\n"}
+    files["data.json"] = b'{"source": "digits", "splits": {"train": {"names": "abc", "sample_times": [1]}}}'
+    files["environment.json"] = b'{"command": "kindred train", "git_commit": "f00", "git_diff": "private"}'
+    for name, content in files.items():
+        (directory / name).parent.mkdir(exist_ok=True, parents=True)
+        (directory / name).write_bytes(content)
+    Image.new("RGB", (3, 2)).save(directory / "figures" / "curves.png")
+    return {name: (directory / name).read_bytes() for name in files}
+
+
+def finish_with_artifacts(directory):
+    """Seconds that the end of a run takes that uploads its files."""
+    logger = WandbLogger(str(directory), "kindred", artifacts=True)
+    logger.log_hyperparams({"init_from": "other"})
+    logger.log_metrics({"val/x": 0.5}, 1)
+    began = time.monotonic()
+    logger.finish({"step": 12})
+    return time.monotonic() - began
+
+
+def assert_holds_results(server, directory, files):
+    """The artifact: all that it should hold, and where it comes from."""
+    artifact = server.artifacts[f"run-{identity(directory)}"]
+    assert (artifact["state"], artifact["run"]) == ("COMMITTED", identity(directory))
+    expected = {name: files[name] for name in files if name not in ("checkpoints/previous.ckpt", "environment.json")}
+    assert {name: content for name, content in artifact["files"].items() if name != "MANIFEST"} == expected
+    manifest = json.loads(artifact["files"]["MANIFEST"])
+    assert {name: entry["size"] for name, entry in manifest["contents"].items()} == {
+        name: len(content) for name, content in expected.items()
+    }
+    came_from = {"command": "kindred train", "git_commit": "f00", "source": "digits", "init_from": "other", "step": 12}
+    assert artifact["metadata"] == came_from | {"splits": {"train": {"names": "abc"}}}
+
+
+def test_checkpoints_and_figures_are_an_artifact(tmp_path, server):
+    files = write_results(tmp_path)
+    assert finish_with_artifacts(tmp_path) < wandb_logger.WAIT
+    assert_holds_results(server, tmp_path, files)
+    assert [path for path in tmp_path.glob("wandb/artifacts/**/*") if path.is_file()] == []  # no copy stays
+    assert not list(tmp_path.glob("wandb/*/incomplete"))
+
+
+@pytest.mark.slow
+def test_an_artifact_of_an_offline_run_is_uploaded_with_it(tmp_path, capfd, monkeypatch, server):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    files = write_results(tmp_path)
+    assert finish_with_artifacts(tmp_path) < wandb_logger.WAIT
+    (line,) = said(capfd)
+    for name in ("last", "best"):
+        (tmp_path / "checkpoints" / f"{name}.ckpt").write_bytes(b"of a later part")  # what was logged is uploaded
+    upload(line, server)
+    assert_holds_results(server, tmp_path, files)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_lost_before_the_artifact_costs_seconds(tmp_path, capfd, monkeypatch, server):
+    monkeypatch.setattr(wandb_logger, "WAIT", 5.0)
+    monkeypatch.setattr(wandb_logger, "UPLOAD", 4.0)
+    write_results(tmp_path)
+    logger = WandbLogger(str(tmp_path), "kindred", artifacts=True)
+    logger.log_hyperparams({"init_from": "other"})
+    logger.log_metrics({"val/x": 0.5}, 1)
+    wait_for(lambda: mode(tmp_path) == "online")
+    server.mode = "hangs"
+    began = time.monotonic()
+    logger.finish({"step": 12})
+    assert time.monotonic() - began < 7
+    wait_for(lambda: not locked(tmp_path / "wandb" / "lock"))
+    lines = said(capfd)
+    assert any(f"the server did not take checkpoints and figures; they are in {tmp_path}" in line for line in lines)
+    [how] = [line for line in lines if "the upload goes on without the training, for up to 4 s; if it is cut: " in line]
+    assert list(tmp_path.glob("wandb/*/incomplete"))  # a resume will say so
+    server.mode = "answers"
+    assert [row["val/x"] for row in upload(how, server)["history"] if "val/x" in row] == [0.5]
+
+
 def test_an_evaluation_is_added_to_the_run(tmp_path, server):
     assert log_and_end(tmp_path) < wandb_logger.WAIT
     Image.new("RGB", (3, 2)).save(tmp_path / "map.png")

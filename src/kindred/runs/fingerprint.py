@@ -51,7 +51,7 @@ def write_record(directory: Path, datamodule: "DataModule") -> None:
         columns = ("names", "sizes", "times")
         arrays = {f"{split}/{name}": getattr(own, name) for split, own in files.items() for name in columns}
         with whole(directory / "data.npz") as file:
-            np.savez_compressed(file, **arrays)  # ty: ignore[invalid-argument-type]  numpy's stub knows one keyword of bool
+            np.savez_compressed(file, **arrays)
     write_atomically(directory / "data.json", json.dumps(record(datamodule), indent=2) + "\n")
 
 

@@ -3,8 +3,6 @@
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from kindred.runs.weights import read_training
-
 if TYPE_CHECKING:
     from kindred.runs.run import Run
 
@@ -19,5 +17,4 @@ def origin(run: "Run") -> dict[str, Any]:
     for name, value in sorted(run.module.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
         digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    step = int(read_training(run.path / "checkpoints" / "last.ckpt")["global_step"])
-    return {"step": step, "checkpoint": digest.hexdigest()}
+    return {"step": run.step, "checkpoint": digest.hexdigest()}

@@ -103,19 +103,30 @@ class Run:
         """data.json: which data the run is of, if it says so."""
         return read_record(self.path)
 
-    @cached_property
+    @property
     def module(self) -> "ContrastiveModule":
         """The trained module with the weights of last.ckpt, in eval mode, on the CPU."""
+        return self._trained[0]
+
+    @property
+    def step(self) -> int:
+        """The optimiser steps behind the weights of `module`."""
+        return self._trained[1]
+
+    @cached_property
+    def _trained(self) -> "tuple[ContrastiveModule, int]":
+        """What last.ckpt holds, read once: a run that goes on meanwhile does not mix two of them."""
         config = self.trusted("model", "encoder").copy()
         config.encoder = without_weights(config.encoder)
         module, last = build_module(config), self.path / "checkpoints" / "last.ckpt"
+        checkpoint = read_training(last)
         try:
-            module.load_state_dict(read_training(last)["state_dict"])
+            module.load_state_dict(checkpoint["state_dict"])
         except RuntimeError as error:
             raise ConfigError(
                 f"{last} is not of the model in config.yaml: {' '.join(str(error).split())[:300]}"
             ) from error
-        return module.eval()
+        return module.eval(), int(checkpoint["global_step"])
 
     @property
     def encoder(self) -> "nn.Module":

@@ -26,7 +26,7 @@ import yaml
 from omegaconf import DictConfig
 
 from kindred.callbacks.metric_names import metric_names
-from kindred.config import ConfigError, YamlLoader, compose
+from kindred.config import ConfigError, YamlLoader, compose, value_fault
 from kindred.config_files import config_names, find_config
 from kindred.files import write_atomically
 
@@ -278,20 +278,37 @@ def check(sweep: SweepFile) -> DictConfig:
     """Compose the first training, and once each value that names a file of configs/ or decides which metrics there are.
 
     Raises:
-        ConfigError: a key, group or name that does not exist, or a metric that no run will have, before anything is trained.
+        ConfigError: keys, groups or names that do not exist, values of another type than their keys have, or out of their
+            bounds, or a metric that no run will have: before anything is trained.
     """
-    configs = []
+    configs, wrong = [], []
     for part in sweep.parts:
         choices = {key: p["values"] if "values" in p else [p["min"]] for key, p in part.items()}
         first = {key: values[0] for key, values in choices.items()}
         configs.append(compose([*sweep.base, *as_overrides(first)]))
+        wrong += [
+            f"parameters.{said}"
+            for key, parameter in part.items()
+            for value in _samples(parameter)
+            if (said := value_fault(configs[-1], key, value))
+        ]
         _check_metric(sweep, configs[-1])
         for key, values in choices.items():
             for value in (
                 values[1:] if key in configs[0].choices or key.startswith(("data.val_size", "callbacks")) else ()
             ):
                 _check_metric(sweep, compose([*sweep.base, *as_overrides({**first, key: value})]))
+    if wrong:
+        raise ConfigError(*dict.fromkeys(wrong))
     return configs[0]
+
+
+def _samples(parameter: dict[str, Any]) -> list[Any]:
+    """The values of a parameter, or the ends of its range, as the command line of a training has them."""
+    if "values" in parameter:
+        return [yaml.load(v, YamlLoader) if isinstance(v, str) else v for v in parameter["values"]]
+    kind = int if parameter["distribution"] == "int_uniform" else float
+    return [kind(parameter[end]) for end in ("min", "max")]
 
 
 def _check_metric(sweep: SweepFile, config: DictConfig) -> None:

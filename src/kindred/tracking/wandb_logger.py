@@ -1,6 +1,7 @@
 """W&B next to metrics.csv: `LOGGER=wandb`. What talks to W&B is a process of its own, kindred.tracking.wandb_process."""
 
 import contextlib
+import json
 import os
 import pickle
 import secrets
@@ -20,6 +21,7 @@ from kindred.tracking.wandb_process import STEP, write_run_name
 
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # of wandb.Settings
 WAIT = 10.0  # seconds that a training waits for W&B at its end; it waits nowhere else
+UPLOAD = 600.0  # seconds that an artifact's upload may go on after that, in the background
 
 
 def check_mode() -> None:
@@ -40,10 +42,11 @@ class WandbProcess:
     Args:
         directory: the run directory.
         settings: see `kindred.tracking.wandb_process.Session`.
+        upload: seconds that the upload of large files may take after the end.
     """
 
-    def __init__(self, directory: str | Path, settings: dict[str, Any]) -> None:
-        self.folder = Path(directory) / "wandb"
+    def __init__(self, directory: str | Path, settings: dict[str, Any], upload: float = 0.0) -> None:
+        self.folder, self.upload = Path(directory) / "wandb", upload
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kindred.tracking.wandb_process"],
             stdin=subprocess.PIPE,
@@ -53,7 +56,7 @@ class WandbProcess:
         assert self.process.stdin is not None  # a pipe
         self.input = self.process.stdin
         start = {"directory": str(directory), "settings": settings, "command": sys.argv, "process": os.getpid()}
-        self._write(start | {"seconds": 0.4 * WAIT})  # to connect, and again to upload
+        self._write(start | {"seconds": 0.4 * WAIT, "upload": upload})  # to connect, and again to upload
 
     def send(self, method: str, *arguments: Any) -> None:
         """Have a method of `kindred.tracking.wandb_process.Session` called."""
@@ -75,8 +78,10 @@ class WandbProcess:
             done = False
         if not done:
             command = shlex.join(["wandb", "sync", "--include-online", str(self.folder)])
-            message = f"W&B: not done within {WAIT:g} s ({self.folder / 'output.log'}); to upload later: {command}"
-            print(message, file=sys.stderr)
+            how = f"not done within {WAIT:g} s ({self.folder / 'output.log'}); to upload later"
+            if self.upload:
+                how = f"the upload goes on without the training, for up to {self.upload:g} s; if it is cut"
+            print(f"W&B: {how}: {command}", file=sys.stderr)
 
 
 class WandbLogger(Logger):
@@ -90,6 +95,8 @@ class WandbLogger(Logger):
     Args:
         directory: the run directory.
         project, entity, group, job_type, tags: of the W&B run; entity `None` is the key's default one.
+        artifacts: upload last and best checkpoint, the figures, config.yaml and data.json of a run that came to its end, as
+            the artifact `run-<id>`, whose metadata say what it comes from. The training waits no longer for it.
     """
 
     name = "wandb"
@@ -103,6 +110,7 @@ class WandbLogger(Logger):
         group: str | None = None,
         job_type: str = "train",
         tags: Sequence[str] = (),
+        artifacts: bool = False,
     ) -> None:
         super().__init__()
         check_mode()
@@ -110,7 +118,7 @@ class WandbLogger(Logger):
             raise ConfigError(
                 f"logger.wandb.project: {project!r} must be 1 to 128 characters, none of them of / \\ # ? % :"
             )
-        self.directory = Path(directory)
+        self.directory, self.artifacts = Path(directory), artifacts
         self.settings = {
             "project": project,
             "entity": entity,
@@ -130,10 +138,12 @@ class WandbLogger(Logger):
         """Start logging, with `params` as the run's configuration."""
         if self._process is not None or os.environ.get("WANDB_MODE") == "disabled":
             return
+        self.init_from = params.get("init_from")
         if not (self.directory / "wandb.json").exists():
             name = {"id": secrets.token_hex(4), "project": self.settings["project"], "entity": self.settings["entity"]}
             write_run_name(self.directory, name | {"mode": None})
-        self._process = WandbProcess(self.directory, self.settings | {"config": params})
+        upload = UPLOAD if self.artifacts else 0.0
+        self._process = WandbProcess(self.directory, self.settings | {"config": params}, upload)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self._send("log", metrics | {STEP: step or 0})
@@ -153,7 +163,24 @@ class WandbLogger(Logger):
         """End the run with its summary and the figures of its directory."""
         self._send("update_summary", summary)
         self._send("log_images", {f"figures/{p.stem}": str(p) for p in sorted(self.directory.glob("figures/*.png"))})
+        if self.artifacts:
+            patterns = ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "figures/*.png", "config.yaml", "data.json")
+            paths = [path for pattern in patterns for path in sorted(self.directory.glob(pattern))]
+            files = {str(path.relative_to(self.directory)): str(path) for path in paths}
+            self._send("log_artifact", files, self._lineage(summary))
         self._finish(0)
+
+    def _lineage(self, summary: dict[str, float]) -> dict[str, Any]:
+        """What the weights come from: code, command, the run's start and its data, in an artifact's metadata."""
+        said = {}
+        for name in ("environment", "data"):
+            with contextlib.suppress(OSError, ValueError):
+                said |= json.loads((self.directory / f"{name}.json").read_text())
+        kept = ("command", "git_commit", "started", "source", "splits")
+        lineage = {key: said[key] for key in kept if key in said}
+        for split in lineage.get("splits", {}).values():
+            split.pop("sample_times", None)  # W&B keeps few hundred values
+        return lineage | {"init_from": self.init_from, "step": summary.get("step")}
 
     def finalize(self, status: str) -> None:
         """End the run if it failed or was stopped. Lightning calls this after each of its loops."""

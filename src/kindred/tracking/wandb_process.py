@@ -40,14 +40,21 @@ class Session:
         directory: the run directory; its `wandb.json` names the W&B run: id, project, entity.
         settings: of it, as `wandb.init` takes them.
         seconds: for the server to answer at the start, and again for the upload at the end.
+        upload: seconds more for large files.
         process: of the training, whose use of the machine W&B shows.
         say: prints a line for the user.
     """
 
     def __init__(
-        self, directory: Path, settings: dict[str, Any], seconds: float, process: int, say: Callable[[str], None]
+        self,
+        directory: Path,
+        settings: dict[str, Any],
+        seconds: float,
+        upload: float,
+        process: int,
+        say: Callable[[str], None],
     ) -> None:
-        self.directory, self.seconds, self.say = directory, seconds, say
+        self.directory, self.seconds, self.upload, self.say = directory, seconds, upload, say
         parts = sorted((directory / "wandb").glob("*run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
         self.waiting = [path.parent for path in parts if not _uploaded(path)]
         saved = json.loads((directory / "wandb.json").read_text())
@@ -66,7 +73,7 @@ class Session:
         limits = wandb.Settings(
             console="off",
             init_timeout=self.seconds,
-            finish_timeout=self.seconds,
+            finish_timeout=self.seconds + self.upload,
             finish_timeout_raises=True,
             x_stats_pid=process,
             program=sys.argv[0],
@@ -138,20 +145,40 @@ class Session:
         logging.start()
         logging.join(self.seconds / 2)
 
+    def log_artifact(self, files: dict[str, str], metadata: dict[str, Any]) -> None:
+        """Files, under the names that they are to have, as the next version of the run's artifact."""
+        import wandb
+
+        artifact = wandb.Artifact(f"run-{self.run.id}", type="model", metadata=metadata)
+        for name, path in files.items():
+            artifact.add_file(path, name, skip_cache=True)  # which would be one more copy, in the user's home
+        taken = threading.Event()
+
+        def log() -> None:
+            self.run.log_artifact(artifact)
+            taken.set()
+
+        # Online, W&B asks the server before it takes one.
+        threading.Thread(target=log, daemon=True).start()
+        if not taken.wait(self.seconds + self.upload / 2):
+            self.say(f"the server did not take checkpoints and figures; they are in {self.directory}")
+
     def update_summary(self, values: dict[str, float]) -> None:
         """Plain scalars of the run's summary."""
         self.run.summary.update(values)
 
     def finish(self, exit_code: int) -> None:
         """End the part; what the server did not take in time stays on disk."""
-        command = self._upload_command(self.run)
+        command, mark = self._upload_command(self.run), Path(self.run.dir).parent / INCOMPLETE
+        if not self.run.offline and mark.parent.is_dir():
+            mark.touch()  # before: this process may be ended on the way
         try:
             self.run.finish(exit_code)
             if not self.run.offline:  # a part that is offline is uploaded from there later
                 shutil.rmtree(self.directory / "wandb" / STAGING, ignore_errors=True)
+            mark.unlink(missing_ok=True)
         except Exception:
             traceback.print_exc()
-            (Path(self.run.dir).parent / INCOMPLETE).touch()
             self.say(f"not everything is uploaded; to upload it later: {command}")
         self._end_service()
 
@@ -176,11 +203,12 @@ def _picture(image: np.ndarray) -> Any:
     return wandb.Image(Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))
 
 
-def receive(messages: BinaryIO, queue: SimpleQueue) -> None:
+def receive(messages: BinaryIO, queue: SimpleQueue, upload: float) -> None:
     """Pass messages on at once, so that the training never waits for room in the pipe, and then its end, whatever it was.
 
     Args:
         messages: pickles of (method, *arguments), the last one `finish`.
+        upload: seconds for large files, after the end.
     """
     message = ("",)
     while message[0] != "finish":
@@ -189,7 +217,7 @@ def receive(messages: BinaryIO, queue: SimpleQueue) -> None:
         except (EOFError, pickle.UnpicklingError):  # killed, perhaps in the middle of a message
             message = ("finish", 1)
         queue.put(message)
-    threading.Timer(PATIENCE, os._exit, (1,)).start()
+    threading.Timer(PATIENCE + upload, os._exit, (1,)).start()
 
 
 def isolate(folder: Path) -> None:
@@ -211,7 +239,7 @@ def log_all(start: dict[str, Any], queue: SimpleQueue, say: Callable[[str], None
     # An earlier part of the run, of a training that was killed a moment ago, may still be written.
     with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(os.open(folder / "lock", os.O_WRONLY | os.O_CREAT), fcntl.LOCK_EX)
-    session = Session(folder.parent, start["settings"], start["seconds"], start["process"], say)
+    session = Session(folder.parent, start["settings"], start["seconds"], start["upload"], start["process"], say)
     method = ""
     while method != "finish":
         method, *arguments = queue.get()
@@ -226,7 +254,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # sent to the training, whose end ends this process
     messages, terminal = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(2), "w")  # which no other process gets
     start, queue = pickle.load(messages), SimpleQueue()
-    threading.Thread(target=receive, args=(messages, queue), daemon=True).start()
+    threading.Thread(target=receive, args=(messages, queue, start["upload"]), daemon=True).start()
 
     def say(line: str) -> None:
         print(f"W&B: {line}", file=terminal, flush=True)

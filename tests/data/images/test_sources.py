@@ -11,6 +11,7 @@ import urllib.error
 
 import numpy as np
 import pytest
+from torchvision import datasets
 
 from kindred.data.images import embedded as sources
 from kindred.data.images import torchvision_sources
@@ -298,3 +299,37 @@ def test_each_set_has_its_own_statistics():
     )
     assert len({(kind.mean, kind.std) for kind in kinds}) == len(kinds)
     assert len({kind.name for kind in kinds}) == len(kinds)
+
+
+READ = {  # what torchvision itself says it reads of each split
+    torchvision_sources.CIFAR10: lambda of: {
+        split: [f"{of.base_folder}/{name}" for name, _ in listed]
+        for split, listed in (("train", of.train_list), ("test", of.test_list))
+    },
+    torchvision_sources.MNIST: lambda of: {
+        split: [f"{of.__name__}/raw/{name.removesuffix('.gz')}" for name, _ in of.resources if name.startswith(start)]
+        for split, start in (("train", "train"), ("test", "t10k"))
+    },
+    torchvision_sources.SVHN: lambda of: {split: [of.split_list[split][1]] for split in ("train", "test")},
+    torchvision_sources.STL10: lambda of: {
+        "train": [f"{of.base_folder}/{of.train_list[2][0]}"],
+        "bank": [f"{of.base_folder}/{name}" for name, _ in of.train_list[:2]],
+        "test": [f"{of.base_folder}/{name}" for name, _ in of.test_list],
+    },
+}
+READ[torchvision_sources.CIFAR100] = READ[torchvision_sources.CIFAR10]
+READ[torchvision_sources.FashionMNIST] = READ[torchvision_sources.MNIST]
+
+
+@pytest.mark.parametrize("source", READ, ids=lambda source: source.__name__)
+def test_the_inventory_is_of_the_files_that_torchvision_reads(source, tmp_path):
+    expected = READ[source](getattr(datasets, source.__name__))
+    for number, name in enumerate(name for names in expected.values() for name in names):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * number)
+        (tmp_path / f"{name}.gz").touch()  # what it was unpacked from does not count
+    found = {split: source(str(tmp_path)).inventory(split) for split in ("train", "val", "test", "bank")}
+    names = {split: [name.decode() for name in files.names] for split, files in found.items() if files is not None}
+    assert names == {split: sorted(listed) for split, listed in expected.items()}
+    for files in filter(None, found.values()):
+        assert files.sizes.tolist() == [(tmp_path / name.decode()).stat().st_size for name in files.names]

@@ -68,7 +68,7 @@ class CIFAR10(_TorchvisionSource):
     name = "cifar10"
     files = "cifar-10-python.tar.gz"
     url = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-    splits = {"train": "cifar-10-batches-py/data_batch_*", "test": "cifar-10-batches-py/test_batch"}
+    splits = {"train": "cifar-10-batches-py/data_batch_?", "test": "cifar-10-batches-py/test_batch"}
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
 
