@@ -164,7 +164,9 @@ class MemoryBank(nn.Module):
         moved = self.momentum * self.features[places] + (1 - self.momentum) * unit(embeddings)
         self.features[places] = unit(moved).to(self.features.dtype)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
         saved = state_dict.get(f"{prefix}positions", self.positions)
         if len(self) == 0:
             self.positions = torch.empty_like(saved, device=self.positions.device)
@@ -174,7 +176,9 @@ class MemoryBank(nn.Module):
                 f"the memory bank in the checkpoint is of {len(saved)} train images, and the data have {len(self)}"
                 f"{' others' if len(saved) == len(self) else ''}: give the data that it was trained with, or start a new run"
             )
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def extra_repr(self) -> str:
         return f"images={len(self)}, dim={self.features.shape[1]}, momentum={self.momentum}"

@@ -25,6 +25,8 @@ def test_of_the_default_callbacks(run):
     ("method", "more"),
     [
         ("mocov2", ["data.val_size=0", "callbacks=hardness", "model.queue_size=512", COMMON]),
+        ("instdisc", []),
+        pytest.param("instdisc", ["~callbacks.knn", "model.loss=contrastive"], marks=pytest.mark.slow),
         ("nnclr", ["~callbacks.knn", "~callbacks.geometry", "callbacks.figures=null", "model.queue_size=256"]),
     ],
 )

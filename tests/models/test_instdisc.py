@@ -91,7 +91,7 @@ def test_rows_move_after_backward_by_the_momentum_and_stay_on_the_sphere():
     before = module.bank.features.clone()
     module.contrast(view_batch(views, labels, first=4))[0].backward()
     assert torch.equal(module.bank.features, before)
-    entering = normalize(module.projector(module.encoder(views.flatten(0, 1))).unflatten(0, (2, 6)).mean(dim=0), dim=1)
+    entering = normalize(sum(embedded(module, views)), dim=1)
     module.on_after_backward()
     before[4:10] = normalize(0.3 * before[4:10] + 0.7 * entering.detach(), dim=1)
     torch.testing.assert_close(module.bank.features, before, rtol=1e-12, atol=1e-14)

@@ -11,6 +11,7 @@ from test_exactness import STEPS, assert_close, assert_trained
 
 from kindred import losses
 from kindred.config import ConfigError, check, compose
+from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
@@ -31,6 +32,7 @@ CASES = {
     "nnclr, cosine": (NNCLR, {"temperature": partial(Cosine, 0.1, 0.8, 0.7), **QUEUE}),
     "mocov2, learnable": (MoCoV2, {"temperature": partial(Learnable, 0.3), "symmetric": True, **QUEUE}),
     "supcon, learnable": (SupCon, {"temperature": partial(Learnable, 0.3)}),
+    "instdisc, learnable": (InstDisc, {"temperature": partial(Learnable, 0.3)}),
     "nnclr, learnable": (NNCLR, {"temperature": partial(Learnable, 0.3), **QUEUE}),
     "simclr, learnable, nce": (SimCLR, {"temperature": partial(Learnable, 0.3), "loss": "nce"}),
 }
@@ -102,6 +104,7 @@ def configured(*overrides):
     [
         (["model=mocov2", "model.loss=triplet"], "contrastive, hard_contrastive, decoupled .*'triplet'"),
         (["model=nnclr", "model.loss=nce"], "contrastive, hard_contrastive, decoupled .*'nce'"),
+        (["model=instdisc", "model.loss=triplet"], "model.loss must be one of nce, contrastive .*'triplet'"),
         (["model.loss=cosine"], "contrastive, supcon_in, simple, .*, nce .*'cosine'"),
         (["model.loss=decoupled", "model.loss_options={alpha: 0.1}"], r"loss_options\.alpha: decoupled .* takes none"),
         (["model.loss=triplet", "model.loss_options={alpha: 0.1}"], r"loss_options\.alpha: .* takes margin, mining"),
@@ -133,6 +136,10 @@ def test_a_number_on_the_command_line_wins_over_the_group():
         (["model=mocov2", "model.queue_size=1024"], [1, 513, 1025, 1025]),
         (["model=nnclr", "model.predictor_dim=32"], [256] * 4),
         (["model=supcon"], [511] * 4),
+        (["model=instdisc", "model.loss=contrastive", "model.proximal=0"], [1079] * 4),
+        pytest.param(
+            ["model=simclrv2_memory", "model.memory_size=600"], [511, 1023, 1111, 1111], marks=pytest.mark.slow
+        ),
         (["model.loss=decoupled"], None),
     ],
 )

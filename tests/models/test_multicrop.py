@@ -1,7 +1,10 @@
 """Small crops are contrasted with the large ones: SimCLR, SupCon and NNCLR against loops over anchors in float64."""
 
+import math
+
 import pytest
 import torch
+from children import start
 from drive import CropEncoder, random_batches, small, view_batch
 from torch.nn.functional import normalize
 
@@ -11,6 +14,7 @@ from kindred.models.contrastive import large_views
 from kindred.models.nnclr import NNCLR
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
+from kindred.tracking.metrics_csv import read_metrics
 
 LABELS = torch.tensor([1, 0, 1, -1, 2, -1])
 LARGE = (0, 1)
@@ -102,3 +106,16 @@ def test_the_configured_small_crops_have_half_the_side():
     config = compose(["views=multicrop", "data=cifar10"])
     check(config)
     assert [view.size for view in config.views.views] == [32, 32, 16, 16, 16, 16]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["simclr", "nnclr", "supcon"])
+def test_a_run_with_small_crops(model, tmp_path):
+    settings = [f"model={model}", "model.projection_dim=16", "views=multicrop", "trainer.max_epochs=1"]
+    settings += ["model.queue_size=512", "model.predictor_dim=32"] if model == "nnclr" else []
+    assert start(tmp_path / "run", settings) == 0
+    assert (tmp_path / "run" / "figures" / "views.png").exists()
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if "train/information_bound" in row]
+    candidates = {"simclr": 2 * 256 - 1, "supcon": 2 * 256 - 1, "nnclr": 256}[model]
+    for row in rows:
+        assert row["train/information_bound"] == pytest.approx(math.log(candidates) - row["train/loss"], abs=1e-4)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 TOP = ("top1", "top5")
 GEOMETRY = ("uniformity", "tolerance", "effective_rank")
 OF_VIEWS = ("lidar", "alignment", "info_nce")
+KNN = "kindred.callbacks.knn.KNNCallback"
 # Class -> the names that it records; `split` stands for what the run is judged on, val or test.
 CALLBACKS = {
     "kindred.callbacks.train_metrics.TrainMetrics": (
@@ -56,7 +57,10 @@ def metric_names(config: DictConfig) -> set[str] | None:
     if not set(callbacks) <= CALLBACKS.keys() or config.model["_target_"] not in METHODS:
         return None
     split = "test" if config.data.get("val_size") == 0 else "val"
-    recorded = [*ALWAYS, *METHODS[config.model["_target_"]], *(name for each in callbacks for name in CALLBACKS[each])]
+    own = METHODS[config.model["_target_"]]
+    if KNN not in callbacks:
+        own = [name for name in own if "knn" not in name]
+    recorded = [*ALWAYS, *own, *(name for each in callbacks for name in CALLBACKS[each])]
     if any(node is not None and node.get("views") for node in config.callbacks.values()):  # label_free's
         recorded += [f"split/{of}common_{name}" for of in ("", "projector_") for name in OF_VIEWS]
     names = {name.replace("split/", f"{split}/") for name in recorded}

@@ -37,6 +37,7 @@ class InstDisc(ContrastiveModule):
     """
 
     min_views = 1
+    log_partition: Tensor
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class InstDisc(ContrastiveModule):
         else:
             everyone = torch.arange(len(self.bank), device=own.device)
             loss = self.loss(anchors, self.bank.features, own, everyone, None, self.temperature)
-        self.entering = (places, embeddings.detach().mean(dim=0))
+        self.entering = (places, anchors.detach().view_as(embeddings).mean(dim=0))
         self._step["candidates"] = len(self.bank)
         return loss + self.proximal * (anchors - rows).square().sum(dim=1).mean(), {}
 
