@@ -2,10 +2,12 @@
 
 import ctypes
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,51 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     context, number = multiprocessing.get_context(START_METHOD), torch.get_num_threads()
     with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(number,)) as pool:
         return pool.submit(function, *arguments).result()
+
+
+class Contestant:
+    """Work in a process of its own, with an environment of its own, done when it is called; `with` ends the process.
+
+    Args:
+        environment: variables that are set before the process imports anything.
+        prepare: called there with `arguments`; returns the work.
+    """
+
+    def __init__(self, environment: dict[str, str], prepare: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+        context = multiprocessing.get_context(START_METHOD)
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(theirs, torch.get_num_threads(), prepare, arguments), daemon=True
+        )
+        before = dict(os.environ)
+        os.environ.update(environment)
+        try:
+            self.process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        theirs.close()
+        self.pipe.recv()  # it is prepared
+
+    def __call__(self) -> Any:
+        self.pipe.send(None)
+        return self.pipe.recv()
+
+    def __enter__(self) -> "Contestant":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(pipe: Connection, threads: int, prepare: Callable[..., Callable[[], Any]], arguments: tuple) -> None:
+    torch.set_num_threads(threads)
+    work = prepare(*arguments)
+    pipe.send(None)
+    while True:
+        pipe.recv()
+        pipe.send(work())
 
 
 def peak_growth(work: Callable[[], Any]) -> float:

@@ -25,6 +25,8 @@ SCRIPTS = {
     "knn": ["--repeats", "2"],
     "loading": [],
     "training": ["--rounds", "1"],
+    "steps": ["--repeats", "4"],
+    "busy": ["--repeats", "8"],
     "startup": ["--repeats", "3"],
     "scaling": ["--repeats", "2"],
 }

@@ -61,14 +61,26 @@ def test_channels_last_changes_the_order_in_memory_and_no_value():
     torch.testing.assert_close(module.encoder(images), before)
 
 
-def test_compiling_touches_every_part_and_no_name(monkeypatch):
+def test_compiling_touches_every_part_and_no_name(monkeypatch, tmp_path):
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     module = Module()
     trainer().speed_up(module)
     assert compiled == []
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
     trainer("trainer.compile=true").speed_up(module)
     assert compiled == [module.encoder, module.projector]
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "kindred" / "inductor")
+
+
+def test_compiled_code_lies_where_the_user_wants_it(monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", lambda self: None)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/theirs")
+    trainer("trainer.compile=true").speed_up(Module())
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/theirs"
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
@@ -164,7 +176,8 @@ def test_a_compiled_run_gives_the_same_numbers(run, tmp_path):
     """torch.compile rounds a little differently, so the first steps' losses agree, and later ones nearly."""
     command = [sys.executable, "-m", "kindred", "train", *DIGITS, "trainer.compile=true", f"run_dir={tmp_path / 'run'}"]
     one_process = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, timeout=280, env=one_process, capture_output=True)
+    own_cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    subprocess.run(command, check=True, timeout=280, env=one_process | own_cache, capture_output=True)
     compiled, plain = kindred.load_run(tmp_path / "run"), kindred.load_run(run)
     losses = [loaded.metrics["train/loss"][1:] for loaded in (compiled, plain)]
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-4)

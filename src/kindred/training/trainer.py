@@ -2,8 +2,10 @@
 
 import gc
 import inspect
+import os
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Protocol, cast
 
 import lightning
@@ -16,6 +18,7 @@ from torch.optim import Optimizer
 
 from kindred.data.datamodule import DataModule
 from kindred.training.batch_norm import SyncedLayers
+from kindred.training.heap import keep_freed_memory
 from kindred.values import Count, NotNegative, Whole
 
 INTERVAL = 10  # optimiser steps between two rows of metrics.csv, where nothing was asked for
@@ -36,7 +39,8 @@ class Trainer(lightning.Trainer):
 
     Args:
         compile: compile the encoder and every other part of the method (torch.compile). In place, so that checkpoints have
-            the same names with it and without.
+            the same names with it and without. What was compiled is kept in the user's cache folder for the next run
+            (TORCHINDUCTOR_CACHE_DIR: in another).
         channels_last: keep the weights of convolutions, as views of images are, in the order in memory that most of them
             are made for; without it both are in torch's own.
         fused: update all weights in one kernel, where the optimiser has one (torch's SGD, Adam and AdamW do; LARS does not)
@@ -87,6 +91,8 @@ class Trainer(lightning.Trainer):
 
         They are the libraries' and stay; Python would look through all of them now and then, 0.3 s each time.
         """
+        if self.strategy.root_device.type == "cpu":
+            keep_freed_memory()
         gc.freeze()
         try:
             super().fit(*args, **kwargs)
@@ -109,9 +115,16 @@ class Trainer(lightning.Trainer):
             for part in module.children():  # views are float32 whatever the weights are
                 part.register_forward_pre_hook(lambda _, inputs: self.precision_plugin.convert_input(inputs))
         if self.compile:
+            # Torch's default lies where the system empties it, and the next run would compile everything again.
+            os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
             for part in module.children():
                 if any(parameter.ndim > 1 for parameter in part.parameters()):  # a network; no queue, no temperature
                     part.compile()
+
+
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kindred"
 
 
 def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

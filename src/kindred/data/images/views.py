@@ -190,8 +190,11 @@ class MultiView(Views):
         if isinstance(other, MultiView):
             self.expect(other.image_size, other.mean, other.std)
 
+    @torch.no_grad()
     def augment(self, raw: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, ...]:
-        return tuple(self.normalize(view) for view in self(raw, index, epoch))
+        """`normalize` of what `__call__` gives, while it is in the cache."""
+        self._check(raw, index)
+        return tuple(self._view(number, raw, index, epoch, normalized=True) for number in range(len(self.views)))
 
     def plain(self, raw: Tensor) -> Tensor:
         images = raw.float() / 255
@@ -205,11 +208,13 @@ class MultiView(Views):
 
         In channels_last order of memory, as convolutions want it on CPUs and GPUs: no copy has to bring it there.
         """
+        return self._normalize(images, torch.empty_like(images, memory_format=torch.channels_last))
+
+    def _normalize(self, images: Tensor, out: Tensor) -> Tensor:
         mean, std = self._on(images.device)
-        result = torch.empty_like(images, memory_format=torch.channels_last)
         for channel in range(images.shape[1]):  # one at a time is quick to read, and to write with a stride
-            result[:, channel] = (images[:, channel] - mean[channel]) / std[channel]
-        return result
+            out[:, channel] = (images[:, channel] - mean[channel]) / std[channel]
+        return out
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._statistics:  # copied once: a copy per batch would wait for the device
@@ -279,7 +284,7 @@ class MultiView(Views):
             return whole_boxes(len(u), height, width, u.device)
         return random_boxes(u[:, Draw.CROP : Draw.FLIP], height, width, view.crop_scale, view.crop_ratio)
 
-    def _view(self, number: int, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+    def _view(self, number: int, images: Tensor, index: Tensor, epoch: int, normalized: bool = False) -> Tensor:
         view = self.views[number]
         cropped = images.ndim == 5
         images = images[:, number] if cropped else images
@@ -289,13 +294,16 @@ class MultiView(Views):
         size = (view.size, view.size) if view.size else (height, width)
         sample, placement = _sampling(view, u, boxes, (height, width), size)
         steps = _colour_steps(view, u)
-        result = torch.empty(batch, channels, *size, device=images.device)
+        order = torch.channels_last if normalized else torch.contiguous_format
+        result = torch.empty(batch, channels, *size, device=images.device, memory_format=order)
         for part in _chunks(result):
-            here = result[part]
+            here = torch.empty(result[part].shape, device=images.device) if normalized else result[part]
             sampled = sample(images[part], *(values[..., part, :] for values in placement))
             torch.clamp(sampled, max=1, out=here)  # weights sum to one up to rounding
             for happens, operations in steps:
                 _apply_(here, happens[part], [(operation, parameter[part]) for operation, parameter in operations])
+            if normalized:
+                self._normalize(here, result[part])
         return result
 
 
