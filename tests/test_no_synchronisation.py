@@ -37,6 +37,8 @@ METHODS = {
     "mocov2, splits": (MoCoV2, {"queue_size": 16, "key_batch_splits": 2}),
     "nnclr": (NNCLR, {"queue_size": 16, "predictor_dim": 16}),
     "supcon": (SupCon, {}),
+    "simclr, chunks": (SimCLR, {"chunks": 2}),
+    "mocov2, chunks": (MoCoV2, {"queue_size": 16, "chunks": 4}),
     "learnable temperature": (SimCLR, {"temperature": partial(Learnable, 0.2)}),
 }
 DEVICES = [

@@ -23,7 +23,7 @@ class NNCLR(ContrastiveModule):
     """The neighbours of each view's embeddings against the predictions of the other view (eq. 3 and 4, made symmetric).
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options, chunks: see ContrastiveModule. The paper's tau
             is 0.1 (section 4.1).
         hidden_dim, projection_dim: the projector's widths; three linear layers with BN (section 3.2).
         predictor_dim: the hidden width of the predictor.
@@ -42,8 +42,11 @@ class NNCLR(ContrastiveModule):
         queue_size: Count = 98_304,
         loss: str = "contrastive",
         loss_options: dict | None = None,
+        chunks: Count = 1,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_NEIGHBOUR, loss, loss_options))
+        super().__init__(
+            encoder, optimizer, temperature, warmup_epochs, choose(BY_NEIGHBOUR, loss, loss_options), chunks
+        )
         self.projector = NNCLRProjectionHead(self.num_features, hidden_dim, projection_dim)
         self.predictor = NNCLRPredictionHead(projection_dim, predictor_dim, projection_dim)
         self.support = FeatureQueue(queue_size, projection_dim)
@@ -51,19 +54,18 @@ class NNCLR(ContrastiveModule):
         self._ddp_params_and_buffers_to_ignore = ["support.features", "support.labels"]
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
-        first, second = self.embed(self.projector, self.encode(batch.views[:2]))  # z1, z2 [B, D]
-        both = torch.cat([first, second])
-        predicted_first, predicted_second = self.predictor(both).chunk(2)  # p1, p2
-        neighbours, classes = self.neighbours(both)
+        embeddings = self.embed(self.projector, self.encode(batch.views[:2]))  # z [2, B, D]
+        predicted_first, predicted_second = self.through(self.predictor, embeddings)  # p1, p2
+        neighbours, classes = self.neighbours(embeddings.flatten(0, 1))
         neighbours_first, neighbours_second = neighbours.chunk(2)
         loss = (
             image_contrast(neighbours_first, predicted_second, self.temperature, self.loss)
             + image_contrast(neighbours_second, predicted_first, self.temperature, self.loss)
         ) / 2
-        self.entering = (first.detach(), batch.labels)
-        self._step["candidates"] = world_size() * len(first)
+        self.entering = (embeddings[0].detach(), batch.labels)
+        self._step["candidates"] = world_size() * len(batch.labels)
         fill = len(self.support) / len(self.support.features)
-        return loss, {"nn_match": matching_share(classes[: len(first)], batch.labels), "support_fill": fill}
+        return loss, {"nn_match": matching_share(classes[: len(batch.labels)], batch.labels), "support_fill": fill}
 
     @torch.no_grad()
     def neighbours(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
