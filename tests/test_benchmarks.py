@@ -11,7 +11,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("losses", "queues", "knn", "loading", "training", "scaling", "gpu")
+SCRIPTS = ("losses", "queues", "knn", "loading", "training", "scaling", "chunks", "gpu")
 MODULES = (*SCRIPTS, "measure", "report", "table", "trainings", "imagenet")
 
 
@@ -31,7 +31,7 @@ def load(monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_measures_and_writes_rows(load, name, tmp_path):
-    if name in ("losses", "knn", "scaling") and not Path("/proc/self/clear_refs").exists():
+    if name in ("losses", "knn", "scaling", "chunks") and not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from Linux's /proc")
     repeats = {"training": ["--rounds", "1"], "gpu": []}.get(name, ["--repeats", "2"])
     rows = load(name).main(["--tiny", "--output", str(tmp_path), *repeats])
