@@ -28,7 +28,7 @@ SCRIPTS = {
     "startup": ["--repeats", "3"],
     "scaling": ["--repeats", "2"],
 }
-ELSEWHERE = ["chunks", "gpu"]
+ELSEWHERE = ["chunks", "time_to_accuracy", "gpu"]
 VIEW_TARGETS = {"lightly": (10, 1), "torchvision": (10, 1), "Kornia": (1.5, 1)}  # at 32x32, at 224x224
 
 

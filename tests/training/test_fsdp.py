@@ -62,7 +62,7 @@ def assert_same_run(run, other, tolerance):
         torch.testing.assert_close(momentum, found["momentum_buffer"], rtol=tolerance, atol=tolerance)
     for row, expected in zip(read_metrics(run / "metrics.csv"), read_metrics(other / "metrics.csv"), strict=True):
         for name in expected.keys() - TIMES:
-            assert row[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-3, nan_ok=True), name
+            assert row[name] == pytest.approx(expected[name], rel=1e-3, abs=0.01, nan_ok=True), name  # of 359 images
 
 
 @pytest.mark.slow
