@@ -68,7 +68,10 @@ def memory(model: str, batch: int, chunks: int, device: str, tiny: bool) -> floa
 
 
 def free_mib(device: str) -> float:
-    return 1024 * free_gib() if device == "cpu" else torch.cuda.mem_get_info()[0] / 2**20
+    if device == "cpu":
+        return 1024 * free_gib()
+    torch.cuda.empty_cache()  # what this process keeps for later
+    return torch.cuda.mem_get_info()[0] / 2**20
 
 
 def rows_of(model: str, batch: int, parts: list[int], fits: bool, repeats: int, device: str, tiny: bool) -> list[Row]:

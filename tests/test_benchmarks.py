@@ -13,7 +13,18 @@ import torch
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("losses", "queues", "knn", "loading", "training", "scaling", "chunks", "gpu")
 SLOW = ("gpu",)
-MODULES = (*SCRIPTS, "measure", "report", "table", "trainings", "imagenet", "time_to_accuracy", "rivals", "methods")
+MODULES = (
+    *SCRIPTS,
+    "measure",
+    "report",
+    "table",
+    "trainings",
+    "imagenet",
+    "time_to_accuracy",
+    "rivals",
+    "judging",
+    "methods",
+)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -30,7 +30,7 @@ class FullySharded(DDPStrategy):
     """
 
     def connect(self, model: LightningModule) -> None:
-        check(model, model.trainer)
+        check(model, cast(Trainer, model.trainer))
         super().connect(model)
 
     def configure_ddp(self) -> None:
