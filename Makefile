@@ -3,7 +3,7 @@
 #   make train MODEL=simclr DATA=cifar10 SEED=1 EPOCHS=200 ARGS="model.temperature=0.2 data.batch_size=512"
 #
 # MODEL, DATA, ENCODER, VIEWS, TRAINER, LOGGER: names of files in configs/<group>/. SEED, EPOCHS, DEVICES: numbers.
-# TRAINER=auto|cpu|gpu|ddp|ddp_cpu: where it runs; ddp is all GPUs, or DEVICES of them (docs/clusters.md).
+# TRAINER=auto|cpu|gpu|ddp|fsdp|ddp_cpu: where it runs; ddp is all GPUs, or DEVICES of them (docs/clusters.md).
 # SWEEP: a file of configs/sweep/; JOBS=n: trainings side by side; STORAGE: a database server; ENGINE=wandb: W&B's sweeps.
 # DEBUG=1: a few batches of everything. PROFILE=1: writes a profile. RESUME=<run directory>: goes on with that run.
 # RUNS: globs with blanks between them, or one path that is there, blanks and all.

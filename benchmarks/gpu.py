@@ -1,209 +1,133 @@
-"""What a GPU makes of Kindred: one call of at most ten minutes.
+"""What a GPU makes of Kindred, in parts of under ten minutes: all that the README has no number for.
 
-    python benchmarks/gpu.py --output benchmarks/results [--tiny]
+    python benchmarks/gpu.py --output benchmarks/results [--only simclr chunks] [--data data/cifar10-jpg] [--small]
 
-ResNet-18 with the small stem, 32x32, batch 512, mixed bfloat16, compiled, on random images as many as CIFAR-10's (speed
-does not depend on what they show). Measured: whole epochs of the four methods under the Trainer with the callbacks, the
-share of the matrix peak that they reach, views, loss and kNN by themselves, and lightly's documented recipe (trainings.py)
-on the same machine with the same encoder, batch and precision, and the number of workers that is fastest in a first try.
+Parts that have results in <output>/gpu/ are not repeated, so that what was interrupted goes on with the same command; --only
+does some of them, --again anew. gpu.json and gpu.md are of all that are there.
+
+simclr, mocov2, nnclr, supcon: whole epochs under the Trainer with the callbacks, ResNet-18 with the small stem, 32x32,
+batch 512, mixed bfloat16, compiled, on random images as many as CIFAR-10's (what they show makes no difference), and the
+share of the matrix peak that they reach; simclr's against lightly's documented recipe (trainings.py) with the same encoder,
+batch and precision, and the number of workers that is fastest in a first try. pieces: views, loss and kNN by themselves,
+against the step of simclr. resnet50: a step of SimCLR at 224x224. chunks: peak memory and time against model.chunks
+(chunks.py). epochs200: 200 epochs of SimCLR by `kindred train`, of --data, a folder of CIFAR-10's images, or without it of
+random ones, whose accuracy says nothing; after nine minutes it stops, and the same command goes on with it.
+
 FLOPs are what torch.utils.flop_counter counts in an eager step; the peak is a bfloat16 product of 8192 x 8192 matrices in
-this very run. Results are written after every part. `--tiny` runs all of it small, on any machine, and measures nothing.
+the same part. Needs torch, torchvision, lightning, lightly, and Kindred itself; no network. --small runs all of it small, on
+the CPU, and measures nothing.
 """
 
 import argparse
+import json
 import os
-import tempfile
+import shutil
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+if missing := [name for name in ("torch", "torchvision", "lightning", "lightly", "kindred") if find_spec(name) is None]:
+    sys.exit(f"benchmarks/gpu.py needs {', '.join(missing)}: make setup, or pip install {' '.join(missing)}")
+
+import chunks
 import torch
-from knn import by_kindred, by_lightly, features
-from lightning import LightningModule, Trainer
-from measure import wait
+from gpu_steps import FULL, METHODS, data_of, epochs_of, parts, resnet50
 from report import Row, save_rows
-from torch.utils.flop_counter import FlopCounterMode
-from trainings import EpochClock, train_kindred, train_lightly
 
-from kindred.config import build, check, compose
-from kindred.data.loading import ViewBatch
-from kindred.data.source import ArrayExamples
-from kindred.losses import nt_xent
-from kindred.memory import FeatureQueue
-from kindred.runs.run import build_datamodule, build_module
+from kindred.config import check, compose
 
-METHODS = ("simclr", "mocov2", "nnclr", "supcon")
-FULL = ["trainer=gpu", "trainer.compile=true", "data.batch_size=512"]
-TINY = ["trainer=cpu", "encoder=convnet", "encoder.widths=[8,16]", "data.batch_size=16", "~callbacks.figures"]
 PACKAGES = ("torch", "torchvision", "lightning", "lightly")
 
 
-class Noise:
-    """Random images of 32x32 in ten classes, a fifth as many for testing: a source (kindred.data.source.Source)."""
-
-    name = "noise"
-    class_names = [str(number) for number in range(10)]
-    mean, std = (0.5, 0.5, 0.5), (0.29, 0.29, 0.29)
-    skipped = 0
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def prepare(self) -> None:
-        pass
-
-    def load(self, split: str) -> ArrayExamples | None:
-        count = {"train": self.count, "test": self.count // 5}.get(split)
-        if count is None:
-            return None
-        generator = np.random.default_rng(count)
-        images = generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
-        return ArrayExamples(images, generator.integers(0, 10, count))
-
-
-class Clock(EpochClock):
-    """The seconds of evaluations too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.evaluations: list[float] = []
-
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
-        wait(module.device)
-        self.evaluation_start = time.perf_counter()
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        wait(module.device)
-        self.evaluations.append(time.perf_counter() - self.evaluation_start)
-
-
-def seconds(device: torch.device, call: Callable[[], Any], repeats: int, calls: int) -> list[float]:
-    """Per call, in turns of several calls, after some that are not counted."""
-    turns = []
-    for _ in range(repeats + 1):
-        wait(device)
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        wait(device)
-        turns.append((time.perf_counter() - start) / calls)
-    return turns[1:]
-
-
-def peak_flops(device: torch.device, side: int) -> list[float]:
-    """FLOP/s of a bfloat16 matrix product."""
-    left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return [2 * side**3 / each for each in seconds(device, lambda: left @ right, 5, 10)]
-
-
-def step_flops(overrides: list[str], device: torch.device) -> int:
-    """FLOPs of one step's forward and backward, queues full."""
-    config = compose(overrides)
+def pieces(options: argparse.Namespace, device: torch.device) -> list[Row]:
+    """Views, loss and kNN by themselves, against the step that the part `simclr` measured."""
+    config = compose(data_of(options))
     check(config)
-    module = build_module(config).to(device)
-    for part in module.children():
-        if isinstance(part, FeatureQueue):
-            part.enqueue(torch.randn_like(part.features))
-    batch, size = config.data.batch_size, config.data.image_size
-    views = tuple(torch.randn(batch, 3, size, size, device=device) for _ in range(2))
-    numbers = torch.arange(batch, device=device)
-    with FlopCounterMode(display=False) as counter, torch.autocast(device.type, dtype=torch.bfloat16):
-        loss, _ = module.contrast(ViewBatch(views, numbers % 10, numbers))
-        loss.backward()
-    return counter.get_total_flops()
+    (epochs, *_) = done(options, "simclr") or epochs_of("simclr", options, device)
+    return parts(config, device, config.data.batch_size / epochs.kindred[-1], options.small)
+
+
+def in_chunks(options: argparse.Namespace, device: torch.device) -> list[Row]:
+    sizes = ([64], [32], 1) if options.small else (list(chunks.BATCHES), list(chunks.PARTS), 3)
+    return chunks.measure("simclr", *sizes, device.type, options.small)
+
+
+def epochs200(options: argparse.Namespace, device: torch.device) -> list[Row]:
+    """200 epochs by the command line, in runs of nine minutes; none, if it has not ended yet."""
+    folder, epochs = options.output / "gpu" / "run-epochs200", 2 if options.small else 200
+    data = data_of(options)
+    if options.data:
+        data = ["data=imagefolder", f"data.source.root={options.data.resolve()}", "data.val_size=0", *FULL]
+    words = [
+        "model=simclr",
+        *data,
+        f"trainer.max_epochs={epochs}",
+        f"trainer.check_val_every_n_epoch={min(epochs, 10)}",
+    ]
+    words = [f"resume={folder}"] if (folder / "config.yaml").exists() else [*words, f"run_dir={folder}"]
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parent.resolve()), os.environ.get("PYTHONPATH"))))
+    run = subprocess.Popen([sys.executable, "-m", "kindred", "train", *words], env={**os.environ, "PYTHONPATH": path})
+    try:
+        status = run.wait(540)
+    except subprocess.TimeoutExpired:
+        run.send_signal(signal.SIGTERM)
+        run.wait(120)
+        return []
+    if status:
+        raise RuntimeError(f"kindred train ended with status {status}")
+    summary = json.loads((folder / "summary.json").read_text())
+    of = "CIFAR-10's images" if options.data else "random images"
+    what = f"simclr: {epochs} epochs with evaluations, {of}"
+    rows = [Row(what, "6 minutes", "s", [summary["seconds"]], [360.0], "at most", 1.0)]
+    if options.data:
+        for judged in ("knn", "linear"):
+            rows.append(
+                Row(f"{what}: {judged} on test", "last epoch", "top-1", [summary[f"test/{judged}_top1"]], [], "more")
+            )
+    return rows
+
+
+PARTS = {name: partial(epochs_of, name) for name in METHODS}
+PARTS |= {"pieces": pieces, "resnet50": resnet50, "chunks": in_chunks, "epochs200": epochs200}
+
+
+def done(options: argparse.Namespace, part: str) -> list[Row]:
+    """The rows of a part that has results; none otherwise."""
+    path = options.output / "gpu" / f"{part}.json"
+    return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
 
 
 def main(arguments: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, help="folder for gpu.json and gpu.md")
-    parser.add_argument("--methods", nargs="+", default=METHODS)
-    parser.add_argument("--tiny", action="store_true", help="a small encoder, few images, on the CPU")
+    parser.add_argument("--output", type=Path, required=True, help="folder for gpu.json, gpu.md and the parts' results")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts")
+    parser.add_argument("--again", action="store_true", help="measure parts that have results anew")
+    parser.add_argument("--data", type=Path, help="a folder with CIFAR-10's images, for epochs200")
+    parser.add_argument("--small", "--tiny", action="store_true", help="a small encoder, few images, on the CPU")
     options = parser.parse_args(arguments)
-    count = 50 if options.tiny else 50_000
-    epochs = 2 if options.tiny else 3
-    data = ["data=cifar10", "data.source._target_=gpu.Noise", "~data.source.root", f"+data.source.count={count}"]
-    data += ["data.val_size=0", f"trainer.max_epochs={epochs}", "trainer.check_val_every_n_epoch=1"]
-    common = [*data, *(TINY if options.tiny else FULL)]
-    device = torch.device("cpu" if options.tiny else "cuda")
-    rows: list[Row] = []
-    peak = peak_flops(device, 128 if options.tiny else 8192)
-
-    config = compose(common)
-    check(config)
-    batch_size = config.data.batch_size
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "the CPU"
-    about = f"{name}, {config.trainer.precision}, compile={config.trainer.compile}, batch {batch_size}"
-    save = partial(save_rows, options.output, "gpu", packages=PACKAGES, notes=about)
-    encoder = f"{config.choices.encoder}, 32x32, batch {batch_size}"
-
-    train = Noise(count).load("train")
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-
-        def lightly(workers: int, passes: int, **limits: int) -> list[float]:
-            where = {"accelerator": device.type, "precision": config.trainer.precision, **limits}
-            new = build(config, "encoder")
-            return train_lightly(
-                train.array, train.labels, new, batch_size, workers, passes, place / "lightly", **where
-            )
-
-        cores = os.cpu_count()
-        choices = [] if options.tiny else sorted({cores // 2, cores - 2, cores})
-        tried = {workers: lightly(workers, 2, limit_train_batches=20)[0] for workers in choices}
-        workers = max(tried, key=tried.get, default=0)
-        peer = lightly(workers, epochs)
-
-        for method in options.methods:
-            overrides = [f"model={method}", *common]
-            clock = Clock()
-            torch.compiler.reset()  # the limit of recompilations counts per function, and all methods share the encoder's
-            train_kindred(overrides, place / method, [clock])
-            rates = clock.rates(batch_size)
-            against = f"lightly's SimCLR recipe, {workers} workers" if method == "simclr" else "alone"
-            theirs = peer if method == "simclr" else []
-            target = 8 if method == "simclr" else None
-            rows.append(Row(f"{method}: epochs, {encoder}", against, "images/s", rates, theirs, "times more", target))
-            reached = [rate / batch_size * step_flops(overrides, device) / 1e12 for rate in rates]
-            best = [max(peak) / 1e12]
-            rows.append(
-                Row(f"{method}: of the matrix peak", "bfloat16 product", "TFLOP/s", reached, best, "at least", 0.35)
-            )
-            if method == "simclr":
-                rows += parts(config, device, batch_size / rates[-1], options.tiny)
-                whole = 200 * clock.seconds[-1] + 20 * clock.evaluations[-1]
-                what = "simclr: 200 epochs and 20 evaluations, from the last epoch and evaluation here"
-                rows.append(Row(what, "6 minutes", "s", [whole], [360.0], "at most", 1.0))
-            save(rows)
+    if not options.small and not torch.cuda.is_available():
+        parser.error("there is no GPU; --small shows on the CPU that everything works")
+    device = torch.device("cpu" if options.small else "cuda")
+    (options.output / "gpu").mkdir(parents=True, exist_ok=True)
+    name = "the CPU" if options.small else torch.cuda.get_device_name()
+    for part in options.only:
+        if options.again:
+            shutil.rmtree(options.output / "gpu" / f"run-{part}", ignore_errors=True)
+        if options.again or not done(options, part):
+            torch.compiler.reset()  # the limit of recompilations counts per function, and parts share the encoder's
+            start = time.perf_counter()
+            rows = PARTS[part](options, device)
+            print(f"{part}: {time.perf_counter() - start:.0f} s" if rows else f"{part}: not finished, call it again")
+            if rows:
+                (options.output / "gpu" / f"{part}.json").write_text(json.dumps([asdict(row) for row in rows]))
+        rows = [row for each in PARTS for row in done(options, each)]
+        save_rows(options.output, "gpu", rows, PACKAGES, name)
     return rows
-
-
-def parts(config: Any, device: torch.device, step: float, tiny: bool) -> list[Row]:
-    """Views, loss and kNN by themselves; `step` is the seconds of a training step."""
-    batch, repeats, often = config.data.batch_size, *((1, 1) if tiny else (5, 10))
-    views = build_datamodule(config).views
-    images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8, device=device)
-    index = torch.arange(batch, device=device)
-    pair = torch.randn(2, batch, 128, device=device, requires_grad=True)
-    bank, queries, dim, k = (500, 100, 16, 20) if tiny else (50_000, 10_000, 512, 200)
-    (bank, labels), (asked, _) = features(bank, dim, 1), features(queries, dim, 2)
-    bank, labels, asked = bank.to(device), labels.to(device), asked.to(device)
-
-    def milliseconds(call: Callable[[], Any], calls: int) -> list[float]:
-        return [1000 * each for each in seconds(device, call, repeats, calls)]
-
-    steps = [1000 * step]
-    made = milliseconds(lambda: views(images, index, 0), often)
-    contrasted = milliseconds(lambda: nt_xent(pair, 0.5).backward(), often)
-    judged = milliseconds(lambda: by_kindred(bank, labels, asked, k), 1)
-    theirs = milliseconds(lambda: by_lightly(bank, labels, asked, k, 512), 1)
-    return [
-        Row("simclr: both views of a batch", "the step", "ms", made, steps, "at most", 0.05),
-        Row("simclr: NT-Xent forward + backward", "the step", "ms", contrasted, steps, "at most"),
-        Row(f"kNN, bank {len(bank):,}, {queries:,} queries", "lightly knn_predict", "ms", judged, theirs, "times less"),
-    ]
 
 
 if __name__ == "__main__":

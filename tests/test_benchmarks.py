@@ -11,8 +11,20 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("losses", "queues", "knn", "loading", "training", "steps", "busy", "scaling", "gpu")
-MODULES = (*SCRIPTS, "measure", "report", "table", "trainings", "imagenet")
+SCRIPTS = ("losses", "queues", "knn", "loading", "training", "steps", "busy", "scaling", "chunks", "gpu")
+SLOW = ("gpu",)
+MODULES = (
+    *SCRIPTS,
+    "measure",
+    "report",
+    "table",
+    "trainings",
+    "imagenet",
+    "time_to_accuracy",
+    "rivals",
+    "judging",
+    "methods",
+)
 
 
 @pytest.fixture
@@ -29,9 +41,9 @@ def load(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SCRIPTS])
 def test_every_script_measures_and_writes_rows(load, name, tmp_path):
-    if name in ("losses", "knn", "scaling") and not Path("/proc/self/clear_refs").exists():
+    if name in ("losses", "knn", "scaling", "chunks") and not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from Linux's /proc")
     repeats = {"training": ["--rounds", "1"], "gpu": [], "steps": ["--repeats", "2", "--methods", "mocov2"]}
     repeats = repeats.get(name, ["--repeats", "2"])
@@ -49,6 +61,39 @@ def test_every_script_measures_and_writes_rows(load, name, tmp_path):
     assert [row["what"] for row in record["results"]["rows"]] == [row.what for row in rows]
     assert {"command", "date", "processor", "cores", "versions"} < record.keys()
     assert rows[0].what in (tmp_path / f"{name}.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_time_to_accuracy_goes_on_where_it_stopped_and_draws(load, tmp_path):
+    script = load("time_to_accuracy")
+    given = ["--tiny", "--work", str(tmp_path / "work"), "--output", str(tmp_path)]
+    assert script.main([*given, "--only", "simclr-kindred-0"]) == []
+    (snapshot,) = (tmp_path / "work").glob("tiny/*/simclr-kindred-0/2.pt")
+    written = snapshot.stat().st_mtime_ns
+    script.main(given)
+    assert snapshot.stat().st_mtime_ns == written
+    record = json.loads((tmp_path / "time_to_accuracy.json").read_text())
+    for method in ("simclr", "mocov2"):
+        for name in ("kindred", "lightly", "plain"):
+            (points,) = record["results"]["curves"][method][name].values()
+            assert [point["epoch"] for point in points] == [1, 2]
+            assert 0 < points[0]["seconds"] < points[1]["seconds"]
+            assert all(0 <= point[judged] <= 1 for point in points for judged in ("knn", "linear"))
+    assert (tmp_path / "time_to_accuracy.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_minutes_to_an_accuracy_are_read_off_the_curve(load):
+    script = load("time_to_accuracy")
+    points = [{"seconds": 60.0 * minute, "knn": value} for minute, value in ((1, 0.3), (3, 0.5), (5, 0.4), (9, 0.6))]
+    for accuracy, minutes in ((0.2, 1.0), (0.3, 1.0), (0.4, 2.0), (0.5, 3.0), (0.55, 8.0), (0.6, 9.0), (0.61, None)):
+        assert script.minutes_to(points, "knn", accuracy) == (minutes and pytest.approx(minutes))
+    slow = [{"seconds": 600.0, "knn": 0.55, "linear": 0.7}]
+    ours = [{**point, "linear": point["knn"]} for point in points]
+    knn, linear = script.rows_of({"simclr": {"kindred": {"0": ours}, "plain": {"0": slow}}}, 2.5, 10)
+    assert (knn.kindred, knn.peer, knn.reached) == ([pytest.approx(8.0)], [10.0], False)
+    assert linear.reached is None
+    assert linear.note == "never reached in seed 0: 0.600 of 0.700"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,8 @@ METHODS = {
     "nnclr, oracle": (NNCLR, {"queue_size": 16, "predictor_dim": 16, "neighbours": Oracle()}),
     "simclrv2": (SimCLRv2, {"memory_size": 16}),
     "supcon": (SupCon, {}),
+    "simclr, chunks": (SimCLR, {"chunks": 2}),
+    "mocov2, chunks": (MoCoV2, {"queue_size": 16, "chunks": 4}),
     "learnable temperature": (SimCLR, {"temperature": partial(Learnable, 0.2)}),
 }
 DEVICES = [

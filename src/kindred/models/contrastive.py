@@ -16,11 +16,13 @@ from kindred.data.loading import ViewBatch
 from kindred.distributed import world_size
 from kindred.errors import ConfigError
 from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
+from kindred.models.chunks import in_parts
 from kindred.optimisers.parameter_groups import parameter_groups
 from kindred.optimisers.schedules import warmup_cosine
 from kindred.optimisers.together import Together
 from kindred.temperature import Temperature
 from kindred.training.trainer import Trainer
+from kindred.values import Count
 
 
 class ContrastiveModule(lightning.LightningModule):
@@ -32,6 +34,8 @@ class ContrastiveModule(lightning.LightningModule):
         temperature: tau > 0, what similarities are divided by, or what gives it (`kindred.temperature`).
         warmup_epochs: epochs of linear warm-up before the cosine, cut to the run's length.
         loss: what contrasts kin with the rest (`kindred.losses.choose`).
+        chunks: parts in which a batch that does not fit into memory is encoded (`kindred.models.chunks`); the loss is still
+            over all of it. Each part is encoded twice, and batch-normalised by itself.
     """
 
     min_views = 2  # of each example
@@ -44,8 +48,11 @@ class ContrastiveModule(lightning.LightningModule):
         temperature: float | Temperature,
         warmup_epochs: float,
         loss: partial[Tensor],
+        chunks: Count = 1,
     ) -> None:
         super().__init__()
+        if chunks < 1:
+            raise ConfigError(f"model.chunks must be 1 or more, got {chunks}")
         num_features = getattr(encoder, "num_features", None)
         if not isinstance(num_features, int):
             raise ConfigError(
@@ -64,6 +71,7 @@ class ContrastiveModule(lightning.LightningModule):
         self.tau = tau
         self.warmup_epochs = warmup_epochs
         self.loss = loss
+        self.chunks = chunks
         self._step: dict[str, Any] = {}  # what the callbacks may observe of the running step
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
@@ -88,6 +96,15 @@ class ContrastiveModule(lightning.LightningModule):
                 f"data.batch_size is {datamodule.batch_size}: an example is contrasted with others of its batch, so give 2 "
                 "or more"
             )
+        share = datamodule.batch_size // ranks
+        fitting = [n for n in range(1, share // 2 + 1) if share % n == 0] or [1]
+        if self.chunks > 1 and self.chunks not in fitting:
+            nearest = [*[n for n in fitting if n < self.chunks][-1:], *[n for n in fitting if n > self.chunks][:1]]
+            raise ConfigError(
+                f"model.chunks is {self.chunks}: it must divide the {share} examples that data.batch_size="
+                f"{datamodule.batch_size} gives each of {ranks} device(s) into parts of 2 or more, as "
+                f"{' or '.join(map(str, nearest))} would"
+            )
         try:
             self.build_optimizer()
         except (TypeError, ValueError) as error:
@@ -104,6 +121,11 @@ class ContrastiveModule(lightning.LightningModule):
 
     def encode(self, views: tuple[Tensor, ...]) -> Tensor:
         """V views [B, ...] -> features [V, B, F], all views of one size in one pass: to batch norm they are one batch."""
+        features = in_parts(self._encode, self.encoder, views, self.chunks)
+        self._step["features"] = features.detach()
+        return features
+
+    def _encode(self, *views: Tensor) -> Tensor:
         by_size: dict[torch.Size, list[int]] = {}
         for number, view in enumerate(views):
             by_size.setdefault(view.shape, []).append(number)
@@ -113,12 +135,19 @@ class ContrastiveModule(lightning.LightningModule):
             encoded |= zip(numbers, features, strict=True)
         if len(by_size) > 1:
             features = torch.stack([encoded[number] for number in range(len(views))])
-        self._step["features"] = features.detach()
         return features
 
+    def through(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """Inputs [V, B, ...] -> [V, B, D] through `network`, in one pass for each of the chunks."""
+
+        def together(some: Tensor) -> Tensor:
+            return network(some.flatten(0, 1)).unflatten(0, some.shape[:2])
+
+        return in_parts(together, network, (inputs,), self.chunks, dim=1)
+
     def embed(self, head: nn.Module, features: Tensor) -> Tensor:
-        """Features [V, B, F] -> embeddings [V, B, D] through `head`, in one pass."""
-        embeddings = head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        """Features [V, B, F] -> embeddings [V, B, D] through `head`: what is contrasted."""
+        embeddings = self.through(head, features)
         self._step["projections"] = embeddings.detach()
         return embeddings
 

@@ -27,7 +27,7 @@ class InstDisc(ContrastiveModule):
     One view is enough. Each of several is an anchor by itself, and the row moves towards their mean.
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs, loss_options: see ContrastiveModule. The paper's tau is 0.07.
+        encoder, optimizer, temperature, warmup_epochs, loss_options, chunks: see ContrastiveModule. The paper's tau is 0.07.
         loss: "nce", or "contrastive", the softmax over all train images (eq. 2), for small sets.
         hidden_dim, projection_dim: the projector's widths; the paper's is linear (0 hidden), else linear, ReLU, linear.
         noise_samples: m rows of the bank that NCE tells an anchor from, drawn once a step for all anchors.
@@ -53,8 +53,9 @@ class InstDisc(ContrastiveModule):
         seed: Whole = 0,
         loss: str = "nce",
         loss_options: dict | None = None,
+        chunks: Count = 1,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_BANK, loss, loss_options))
+        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_BANK, loss, loss_options), chunks)
         features = self.num_features
         head = MoCoProjectionHead(features, hidden_dim, projection_dim) if hidden_dim else None
         self.projector = head or nn.Linear(features, projection_dim)

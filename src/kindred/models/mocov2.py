@@ -28,7 +28,7 @@ class MoCoV2(ContrastiveModule):
     """InfoNCE of queries against keys of a slowly moving copy of the encoder (v1, algorithm 1).
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. tau is
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options, chunks: see ContrastiveModule. tau is
             0.07 in v1 and 0.2 in v2.
         hidden_dim, projection_dim: the projector's widths; linear, ReLU, linear, no batch norm. 0 hidden: v1's linear head.
         queue_size: keys of past batches.
@@ -54,8 +54,9 @@ class MoCoV2(ContrastiveModule):
         key_batch_splits: Count = 1,
         loss: str = "contrastive",
         loss_options: dict | None = None,
+        chunks: Count = 1,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_QUEUE, loss, loss_options))
+        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_QUEUE, loss, loss_options), chunks)
         for key, value in (("momentum", momentum), ("momentum_end", momentum_end)):
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"model.{key} must be from 0 to 1, got {value}")
@@ -92,7 +93,7 @@ class MoCoV2(ContrastiveModule):
     def encode_keys(self, view: Tensor) -> Tensor:
         """A view [B, ...] -> keys [B, D], normalised in as many groups as was asked for."""
         if self.key_batch_splits == 1:
-            return self.key_encoder(view)
+            return self.through(self.key_encoder, view[None])[0]
         return encode_in_splits(self.key_encoder, view, self.key_batch_splits, self.queue.written)
 
     def on_after_backward(self) -> None:

@@ -29,7 +29,7 @@ class NNCLR(ContrastiveModule):
     Neighbours are sought of large views only; small ones (multi-crop) are predictions of their images' neighbours.
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options, chunks: see ContrastiveModule. The paper's tau
             is 0.1 (section 4.1).
         hidden_dim, projection_dim: the projector's widths; three linear layers with BN (section 3.2).
         predictor_dim: the hidden width of the predictor.
@@ -53,8 +53,11 @@ class NNCLR(ContrastiveModule):
         momentum: Share | None = None,
         loss: str = "contrastive",
         loss_options: dict | None = None,
+        chunks: Count = 1,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_NEIGHBOUR, loss, loss_options))
+        super().__init__(
+            encoder, optimizer, temperature, warmup_epochs, choose(BY_NEIGHBOUR, loss, loss_options), chunks
+        )
         self.projector = NNCLRProjectionHead(self.num_features, hidden_dim, projection_dim)
         self.predictor = NNCLRPredictionHead(projection_dim, predictor_dim, projection_dim)
         self.support = FeatureQueue(queue_size, projection_dim)
@@ -73,7 +76,7 @@ class NNCLR(ContrastiveModule):
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
         embeddings = self.embed(self.projector, self.encode(batch.views))  # z [V, B, D]
-        predictions = self.predictor(embeddings.flatten(0, 1)).chunk(len(embeddings))  # p
+        predictions = self.through(self.predictor, embeddings)  # p [V, B, D]
         large = large_views(batch.views)
         sought = [embeddings[view] if self.key_encoder is None else self.keys(batch.views[view]) for view in large]
         found, classes = self.neighbours(torch.cat(sought), batch.labels.repeat(len(large)))
@@ -104,7 +107,7 @@ class NNCLR(ContrastiveModule):
     def keys(self, view: Tensor) -> Tensor:
         """A view [B, ...] -> embeddings [B, D] of the momentum encoder."""
         assert self.key_encoder is not None
-        return self.key_encoder(view)
+        return self.through(self.key_encoder, view[None])[0]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if self.key_encoder is not None and batch_idx % self.trainer.accumulate_grad_batches == 0:

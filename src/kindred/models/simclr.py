@@ -22,7 +22,7 @@ class SimCLR(ContrastiveModule):
     """NT-Xent between projections of V >= 2 views (algorithm 1).
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options, chunks: see ContrastiveModule. The paper's tau
             is 0.1 on ImageNet (appendix B.6) and 0.5 on CIFAR-10 (appendix B.9).
         hidden_dim, projection_dim: the projector's widths; linear, BN, ReLU, linear, BN (section 4.2: what contrast
             removes is lost in the projection and kept in the features before it). The last BN has a bias, as in lightly;
@@ -41,8 +41,9 @@ class SimCLR(ContrastiveModule):
         head_layers: Annotated[int, Ge(2)] = 2,
         loss: str = "contrastive",
         loss_options: dict | None = None,
+        chunks: Count = 1,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options))
+        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options), chunks)
         self.projector = SimCLRProjectionHead(self.num_features, hidden_dim, projection_dim, head_layers)
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:

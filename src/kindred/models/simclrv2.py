@@ -28,7 +28,7 @@ class SimCLRv2(SimCLR):
     Without a memory it is SimCLR with three layers in the projector: `model=simclr model.head_layers=3`.
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule.
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options, chunks: see ContrastiveModule.
         hidden_dim, projection_dim, head_layers: see SimCLR.
         memory_size: embeddings of past batches' large views that are negatives.
         momentum: m of the network that gives them, as MoCo's.
@@ -47,9 +47,19 @@ class SimCLRv2(SimCLR):
         momentum: Share = 0.999,
         loss: str = "contrastive",
         loss_options: dict | None = None,
+        chunks: Count = 1,
     ) -> None:
         super().__init__(
-            encoder, optimizer, temperature, warmup_epochs, hidden_dim, projection_dim, head_layers, loss, loss_options
+            encoder,
+            optimizer,
+            temperature,
+            warmup_epochs,
+            hidden_dim,
+            projection_dim,
+            head_layers,
+            loss,
+            loss_options,
+            chunks,
         )
         self.key_encoder = momentum_copy(encoder, self.projector)
         self.memory = FeatureQueue(memory_size, projection_dim)
@@ -58,14 +68,12 @@ class SimCLRv2(SimCLR):
         self.momentum = momentum
 
     def contrast(self, batch: ViewBatch) -> tuple[Tensor, dict[str, Tensor | float]]:
-        embeddings, large = (
-            self.embed(self.projector, self.encode(batch.views)),
-            large_views(batch.views),
-        )  # z [V, B, D]
+        embeddings = self.embed(self.projector, self.encode(batch.views))  # z [V, B, D]
+        large = large_views(batch.views)
         negatives = self.memory.rows()
         self._step["candidates"] = world_size() * len(large) * len(batch.labels) - 1 + len(negatives)
         with torch.no_grad():
-            self.entering = [self.key_encoder(batch.views[view]) for view in large]
+            self.entering = [self.through(self.key_encoder, batch.views[view][None])[0] for view in large]
         loss = contrast_images(embeddings, self.temperature, self.loss, large, negatives)
         return loss, {"memory_fill": len(negatives) / len(self.memory.features)}
 

@@ -25,7 +25,7 @@ class SupCon(ContrastiveModule):
     (HobbitLong/SupContrast, networks/resnet_big.py) does not.
 
     Args:
-        encoder, optimizer, temperature, warmup_epochs, loss, loss_options: see ContrastiveModule. The paper's tau
+        encoder, optimizer, temperature, warmup_epochs, loss, loss_options, chunks: see ContrastiveModule. The paper's tau
             is 0.1 (section 4.4).
         hidden_dim, projection_dim: the projector's widths; linear, ReLU, linear (section 3.1).
     """
@@ -40,8 +40,9 @@ class SupCon(ContrastiveModule):
         projection_dim: Count = 128,
         loss: str = "contrastive",
         loss_options: dict | None = None,
+        chunks: Count = 1,
     ) -> None:
-        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options))
+        super().__init__(encoder, optimizer, temperature, warmup_epochs, choose(BY_GROUP, loss, loss_options), chunks)
         self.projector = MoCoProjectionHead(self.num_features, hidden_dim, projection_dim)
 
     def setup(self, stage: str) -> None:

@@ -58,6 +58,7 @@ TRUSTED = {
         }
     ),
     "trainer": frozenset({"kindred.training.trainer.Trainer"}),
+    "trainer.strategy": frozenset({"kindred.training.fsdp.FullySharded"}),
     "trainer.profiler": frozenset({"lightning.pytorch.profilers.PyTorchProfiler"}),
     "callbacks.*": frozenset(
         {
