@@ -23,17 +23,29 @@ OPTIMISERS = frozenset({"kindred.optimisers.lars.LARS", "torch.optim.Adam", "tor
 # Place -> the classes that may stand there; `*` is any one key. A list of packages would not do: torch alone holds
 # functions that run a shell. Nor would one list for all places: what is harmless as a source need not be so as a logger.
 TRUSTED = {
-    "encoder": frozenset({"kindred.encoders.convnet.ConvNet", "kindred.encoders.resnet.resnet"}),
+    "encoder": frozenset(
+        {
+            "kindred.encoders.convnet.ConvNet",
+            "kindred.encoders.resnet.resnet",
+            "kindred.encoders.transformer.Transformer",
+        }
+    ),
     "model": frozenset(
         f"kindred.models.{name}" for name in ("simclr.SimCLR", "mocov2.MoCoV2", "nnclr.NNCLR", "supcon.SupCon")
     ),
     "model.optimizer": OPTIMISERS,
     "model.temperature": frozenset({"kindred.temperature.Cosine", "kindred.temperature.Learnable"}),
-    "views": frozenset({"kindred.data.images.views.MultiView"}),
-    "views.views.*": frozenset({"kindred.data.images.views.View"}),
-    "data": frozenset({"kindred.data.datamodule.DataModule", "kindred.data.images.datamodule.ImageDataModule"}),
+    "views": frozenset({"kindred.data.images.views.MultiView", "kindred.data.text.views.TextViews"}),
+    "views.views.*": frozenset({"kindred.data.images.views.View", "kindred.data.text.views.TextView"}),
+    "data": frozenset(
+        {
+            "kindred.data.datamodule.DataModule",
+            "kindred.data.images.datamodule.ImageDataModule",
+            "kindred.data.text.datamodule.TextDataModule",
+        }
+    ),
     "data.source": frozenset(
-        {"kindred.data.images.folder.ImageFolder"}
+        {"kindred.data.images.folder.ImageFolder", "kindred.data.text.docstrings.Docstrings"}
         | {f"kindred.data.images.embedded.{name}" for name in ("Digits", "Photos")}
         | {
             f"kindred.data.images.torchvision_sources.{name}"
