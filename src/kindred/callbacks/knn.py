@@ -17,8 +17,8 @@ from kindred.values import Count, Positive
 class KNNCallback(Callback):
     """Logs `val/knn_top1` and `val/knn_top5` of the unaugmented query images against the bank.
 
-    The untrained encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...`: without these
-    base lines an accuracy says little.
+    The untrained encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...` or by what name
+    their views have for it: without these base lines an accuracy says little.
 
     Args:
         k: neighbours that vote, k >= 1; cut to the size of the bank.
@@ -52,7 +52,8 @@ class KNNCallback(Callback):
         split = trainer.datamodule.monitor
         record(trainer, self._accuracies(f"{split}/knn", store.bank, store.query, trainer))
         if store.inputs:
-            record(trainer, self._accuracies("pixels/knn", *store.inputs, trainer))
+            name = trainer.datamodule.views.base_line
+            record(trainer, self._accuracies(f"{name}/knn", *store.inputs, trainer))
 
     def _accuracies(self, name: str, bank: Features, query: Features, trainer: Trainer) -> dict[str, Any]:
         query = query.gathered()

@@ -20,8 +20,9 @@ from kindred.commands.command_line import Parser, names, overrides, say_own_conf
 from kindred.commands.errors import attempt
 from kindred.runs.judging import evaluate
 from kindred.runs.run import load_run
+from kindred.tracking.base_lines import base_lines, written
 
-ROWS = {"pixels": "raw pixels", "untrained": "untrained encoder", "test": "trained encoder"}
+ROWS = {"untrained": "untrained encoder", "test": "trained encoder"}
 
 
 def print_evaluation(result: dict[str, Any], directory: Path) -> None:
@@ -33,7 +34,8 @@ def print_evaluation(result: dict[str, Any], directory: Path) -> None:
     heading = f"{result['test_images']} test images of {result['data']}, {result['classes']} classes{of}"
     columns = [f"{probe}_top{k}" for probe in ("knn", "linear") for k in (1, 5)]
     table = Table("", "kNN top-1", "top-5", "linear top-1", "top-5")
-    rows = {name: label for name, label in ROWS.items() if f"{name}/knn_top1" in result}
+    lines = {line: written(line) for line in base_lines(result)}
+    rows = {name: label for name, label in (lines | ROWS).items() if f"{name}/knn_top1" in result}
     for name, label in rows.items():
         values = [result.get(f"{name}/{column}") for column in columns]
         table.add_row(label, *("" if value is None else f"{value:.3f}" for value in values))

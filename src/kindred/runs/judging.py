@@ -40,8 +40,8 @@ def evaluate(
     """Score the encoder of `run`, and return the content of evaluation.json.
 
     Accuracies on the test images are under `test/<probe>_top1` and `_top5` (`probe`: knn, linear; the encoder of the
-    run), `untrained/...` (the encoder before its first step) and `pixels/...`; beside each stand the settings that were
-    chosen on val (`.../knn_k`, `.../knn_temperature`, `.../linear_penalty`) and the accuracy there (`..._val_top1`).
+    run), `untrained/...` (the encoder before its first step) and `pixels/...` (the images; of others what
+    `Views.base_line` says); beside each stand the settings that were chosen on val (`.../knn_k`, `.../knn_temperature`, `.../linear_penalty`) and the accuracy there (`..._val_top1`).
     `step` and `checkpoint` say which weights were judged (`kindred.runs.origin`).
 
     Args:
@@ -90,7 +90,7 @@ def evaluate(
     splits = cut(datamodule, labels, seed)
     raw = datamodule.test_dataset().part(np.arange(1)).__getitems__([0]).raw
     if len(splits["train"]) <= INPUT_BANK and datamodule.views.as_features(datamodule.views.plain(raw)) is not None:
-        encoders = {"pixels": datamodule.views.as_features, **encoders}
+        encoders = {datamodule.views.base_line: datamodule.views.as_features, **encoders}
     encoded = {name: encode(datamodule, images, name, encoders, device) for name, images in splits.items()}
 
     result = {
@@ -143,7 +143,9 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Dat
         )
     if not any(word.startswith("data.source.root=") for word in overrides):  # that is from here
         run.find_data(config)
-    return build_datamodule(config)
+    datamodule = build_datamodule(config)
+    datamodule.adopt(run.path)
+    return datamodule
 
 
 def untrained_encoder(run: Run) -> "nn.Module | None":

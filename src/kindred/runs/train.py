@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from kindred.config import build, check
 from kindred.errors import ConfigError
+from kindred.runs.attachments import check_attachments, write_attachments
 from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.trust import read_settings
@@ -92,7 +93,11 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
         if not begun:
             begun = True
             if trainer.is_global_zero:
+                attachments = datamodule.attachments()
+                for earlier in (directory, *([] if config.init_from is None else [Path(config.init_from)])):
+                    check_attachments(earlier, attachments)
                 begin(config, claim, last)
+                write_attachments(directory, attachments)
             for logger in trainer.loggers:
                 logger.log_hyperparams(read_settings(saved_form(config), "config.yaml"))
 

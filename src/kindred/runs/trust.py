@@ -45,7 +45,8 @@ TRUSTED = {
         }
     ),
     "data.source": frozenset(
-        {"kindred.data.images.folder.ImageFolder", "kindred.data.text.docstrings.Docstrings"}
+        {"kindred.data.images.folder.ImageFolder"}
+        | {f"kindred.data.text.{name}" for name in ("docstrings.Docstrings", "folder.TextFolder")}
         | {f"kindred.data.images.embedded.{name}" for name in ("Digits", "Photos")}
         | {
             f"kindred.data.images.torchvision_sources.{name}"

@@ -1,18 +1,16 @@
 """The DataModule of texts."""
 
-from typing import Annotated
+from pathlib import Path
 
-from annotated_types import Ge, Lt
+import numpy as np
 
 from kindred.data.datamodule import DataModule
-from kindred.data.text.source import TextSource
-from kindred.data.text.tokenizer import special
+from kindred.data.text.source import TOKENIZER, TextSource
 from kindred.data.text.views import TextViews
-from kindred.values import Count
 
 
 class TextDataModule(DataModule):
-    """Tells the views which tokens mean something.
+    """Tells the views what tokens mean, and keeps the tokenizer by the encoder that has learnt to read them.
 
     Args:
         source: with a tokenizer.
@@ -25,4 +23,14 @@ class TextDataModule(DataModule):
     def setup(self, stage: str | None = None) -> None:
         if not self.is_set_up:
             super().setup(stage)
-            self.views.special = special(self.source.tokenizer)
+            train = self.train
+            self.views.expect(
+                self.source.tokenizer, lambda: self.views.plain(train.__getitems__(np.arange(len(train))).raw)
+            )
+
+    def attachments(self) -> dict[str, str]:
+        return {TOKENIZER: self.source.tokenizer.to_str(pretty=True)}
+
+    def adopt(self, folder: Path) -> None:
+        if (path := folder / TOKENIZER).is_file():
+            self.source.adopt(path)

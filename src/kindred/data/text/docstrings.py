@@ -99,7 +99,9 @@ def _folder(place: str) -> Path:
 
 def class_words() -> re.Pattern[str]:
     """The words that topics and their packages are called by, in singular and plural."""
-    names = (word for topic, places in TOPICS.items() for name in (topic, *places) for word in re.split(r"[ ._]+", name))
+    names = (
+        word for topic, places in TOPICS.items() for name in (topic, *places) for word in re.split(r"[ ._]+", name)
+    )
     stems = {word.removesuffix("s") for word in names if len(word) > 2}
     return re.compile(rf"\b_?({'|'.join(sorted(stems, key=len, reverse=True))})(s|es)?\b", re.IGNORECASE)
 
@@ -115,8 +117,8 @@ def distinct(texts: Sequence[str]) -> np.ndarray:
 
     counter = CountVectorizer(ngram_range=(3, 3), binary=True, token_pattern=r"\w+", dtype=np.float32)
     triples = counter.fit_transform(texts)
-    size, common = triples.sum(axis=1).A1 if hasattr(triples.sum(axis=1), "A1") else triples.sum(axis=1), (triples @ triples.T).tocoo()
-    row, column = common.coords
+    size, common = np.asarray(triples.sum(axis=1)).ravel(), (triples @ triples.T).tocoo()
+    row, column = common.row, common.col
     alike = common.data >= ALIKE * (size[row] + size[column] - common.data)
     return np.setdiff1d(np.arange(len(texts)), row[alike & (column < row)])
 
@@ -142,6 +144,4 @@ def deal(labels: np.ndarray, modules: Sequence[str]) -> dict[str, np.ndarray]:
             split = int(np.argmax(share))
             split_of[number] = split
             share[split] -= counts[number]
-    return {
-        split: np.flatnonzero(split_of[module] == number) for number, split in enumerate(("train", "val", "test"))
-    }
+    return {split: np.flatnonzero(split_of[module] == number) for number, split in enumerate(("train", "val", "test"))}

@@ -64,7 +64,9 @@ def prose(docstring: str) -> str:
             continue
         if UNDERLINE.match(line):
             continue
-        if HEADING.match(text) and (UNDERLINE.match(after) or (text.endswith(":") and line == text) or DROPPED.match(text)):
+        if HEADING.match(text) and (
+            UNDERLINE.match(after) or (text.endswith(":") and line == text) or DROPPED.match(text)
+        ):
             dropped = bool(DROPPED.match(text))
             continue
         code = text.startswith((">>>", "...")) or code

@@ -18,6 +18,7 @@ from kindred.values import Count
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+TOKENIZER, CLASSES = "tokenizer.json", "classes.json"
 VERSION = 1  # of how texts become tokens: raise it when anything in tokenizer.py changes
 
 
@@ -55,6 +56,15 @@ class TextSource(ABC):
     def fingerprint(self) -> str:
         """What the texts depend on: another one, other tokens."""
 
+    def adopt(self, path: Path) -> None:
+        """Read texts with the tokenizer at `path`, whatever its size; what is cached stays in use if that made it."""
+        kept = self.folder / TOKENIZER
+        if kept.is_file() and kept.read_text(encoding="utf-8") == path.read_text(encoding="utf-8"):
+            return
+        self.given = str(path)
+        self.vocab_size = max(self.vocab_size, read_tokenizer(self.given, self.length).get_vocab_size())
+        del self.folder
+
     @cached_property
     def folder(self) -> Path:
         """Where the tokens are."""
@@ -66,6 +76,7 @@ class TextSource(ABC):
         build_once(self.folder, self._build, key="data.source.root")
 
     def load(self, split: str) -> ArrayExamples | None:
+        self.class_names = json.loads((self.folder / CLASSES).read_text(encoding="utf-8"))
         path = self.folder / f"{split}.npy"
         if not path.exists():
             return None
@@ -74,22 +85,25 @@ class TextSource(ABC):
     @cached_property
     def tokenizer(self) -> "Tokenizer":
         """The one that the tokens are of. After prepare()."""
-        return read_tokenizer(str(self.folder / "tokenizer.json"), self.length)
+        return read_tokenizer(str(self.folder / TOKENIZER), self.length)
 
     def _read_given(self) -> "Tokenizer":
         tokenizer = read_tokenizer(str(self.given), self.length)
         if (size := tokenizer.get_vocab_size()) > self.vocab_size:
-            raise ConfigError(f"data.source.vocab_size is {self.vocab_size}, but {self.given} has {size} tokens: set it to that")
+            raise ConfigError(
+                f"data.source.vocab_size is {self.vocab_size}, but {self.given} has {size} tokens: set it to that"
+            )
         return tokenizer
 
     def _build(self, folder: Path) -> None:
         splits = self.texts()
+        (folder / CLASSES).write_text(json.dumps(self.class_names), encoding="utf-8")
         tokenizer = (
             train_tokenizer(splits["train"].texts, self.vocab_size, self.length)
             if self.given is None
             else self._read_given()
         )
-        tokenizer.save(str(folder / "tokenizer.json"))
+        tokenizer.save(str(folder / TOKENIZER))
         for split, (texts, labels) in splits.items():
             np.save(folder / f"{split}.npy", encode(tokenizer, texts))
             np.save(folder / f"{split}-labels.npy", labels)

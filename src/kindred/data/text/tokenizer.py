@@ -50,7 +50,9 @@ def read_tokenizer(path: str, length: int) -> "Tokenizer":
     except ImportError as error:
         raise ConfigError(NEEDED) from error
     if not Path(path).is_file():
-        raise ConfigError(f"data.source.tokenizer: there is no file {path}; give a tokenizer.json, or null to train one")
+        raise ConfigError(
+            f"data.source.tokenizer: there is no file {path}; give a tokenizer.json, or null to train one"
+        )
     try:
         tokenizer = Tokenizer.from_file(path)
     except Exception as error:  # of no class of its own
@@ -88,8 +90,8 @@ def special(tokenizer: "Tokenizer") -> Special:
 
 
 def encode(tokenizer: "Tokenizer", texts: Sequence[str]) -> np.ndarray:
-    """int32 [N, 2, L]: the tokens of each text, and the number of the word that each is a part of; -1 where it is of none."""
-    length = tokenizer.truncation["max_length"]
+    """int32 [N, 2, L]: the tokens of each text, and the number of the word that each is part of, -1 for none."""
+    length = len(tokenizer.encode("").ids)
     tokens = np.empty((len(texts), 2, length), dtype=np.int32)
     for start in range(0, len(texts), 1024):
         for row, found in enumerate(tokenizer.encode_batch(list(texts[start : start + 1024])), start):

@@ -1,20 +1,27 @@
 """Views of texts: the same tokens again, spans of them, or words left out and masked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
 from kindred.data.counter import uniforms, words
-from kindred.data.text.inputs import with_draws
-from kindred.data.text.tokenizer import Special
+from kindred.data.text.inputs import MASK, PADDING, tokens_of, with_draws
+from kindred.data.text.tokenizer import Special, special
 from kindred.data.views import Views
 from kindred.errors import ConfigError
 from kindred.values import Share
 
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from tokenizers import Tokenizer
+
+TERMS = 4096
 Part = Annotated[float, Gt(0), Le(1)]
 
 
@@ -34,7 +41,9 @@ class TextView:
 
     def __post_init__(self) -> None:
         if not 0 < self.span[0] <= self.span[1] <= 1:
-            raise ConfigError(f"span is {list(self.span)}: give two shares of a text, from above 0 to 1, the smaller first")
+            raise ConfigError(
+                f"span is {list(self.span)}: give two shares of a text, from above 0 to 1, the smaller first"
+            )
 
 
 class TextViews(Views):
@@ -47,9 +56,26 @@ class TextViews(Views):
         seed: of all draws.
     """
 
+    base_line, input_name = "tfidf", "tokens"
+    preparation = """import torch
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("tokenizer.json")
+tokens = torch.tensor([found.ids for found in tokenizer.encode_batch(texts)])"""
+
     def __init__(self, views: Sequence[TextView], seed: int = 0) -> None:
         self.views, self.seed = list(views), seed
-        self.special = Special(0, 0)
+        self.special = Special(PADDING, MASK)
+        self.tokenizer: Tokenizer | None = None
+
+    def expect(self, tokenizer: "Tokenizer", train: Callable[[], Tensor]) -> None:
+        """What the DataModule knows of the texts that will come.
+
+        Args:
+            tokenizer: whose tokens they are.
+            train: gives the inputs [N, L] of the train split, which TF-IDF is fitted to when it is asked for.
+        """
+        self.special, self.tokenizer, self._train = special(tokenizer), tokenizer, train
 
     def __len__(self) -> int:
         return len(self.views)
@@ -90,3 +116,19 @@ class TextViews(Views):
     def plain(self, raw: Tensor) -> Tensor:
         """The tokens int64 [B, L], without draws."""
         return raw[:, 0].long()
+
+    def as_features(self, inputs: Tensor) -> Tensor:
+        """TF-IDF of the words [B, F] (Salton & Buckley 1988): at most TERMS that two train texts have, log counts."""
+        found = self._vectorizer.transform(self.texts(inputs)).toarray()
+        return torch.from_numpy(found).to(inputs.device)
+
+    @cached_property
+    def _vectorizer(self) -> "TfidfVectorizer":
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectorizer = TfidfVectorizer(max_features=TERMS, min_df=2, sublinear_tf=True, dtype=np.float32)
+        return vectorizer.fit(self.texts(self._train()))
+
+    def texts(self, inputs: Tensor) -> list[str]:
+        assert self.tokenizer is not None  # expect() comes before
+        return self.tokenizer.decode_batch(tokens_of(inputs).tolist())
