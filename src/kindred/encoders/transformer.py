@@ -12,6 +12,9 @@ from kindred.errors import ConfigError
 from kindred.values import Count, Share, Whole
 
 
+START = 0.02  # deviation of embeddings before training, as BERT's: a few hundred steps move them; and of positions
+
+
 class Transformer(nn.Module):
     """Token numbers [B, L] -> the mean of their last states [B, F] (Vaswani et al. 2017, with normalisation first).
 
@@ -42,7 +45,8 @@ class Transformer(nn.Module):
             raise ConfigError(f"encoder.width is {width}: it must be a multiple of 4 and of encoder.heads={heads}")
         self.num_features, self.padding = width, padding
         self.embedding = nn.Embedding(vocab_size, width)
-        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        nn.init.normal_(self.embedding.weight, std=START)
+        self.embedding_norm = nn.LayerNorm(width)
         self.dropout = KeyedDropout(dropout, site=0)
         self.layers = nn.ModuleList(Layer(width, heads, dropout, site=1 + 2 * number) for number in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -50,8 +54,8 @@ class Transformer(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         tokens = tokens_of(inputs)
         there = tokens != self.padding  # [B, L]
-        states = self.embedding(tokens) * math.sqrt(self.num_features)
-        states = states + sines(tokens.shape[1], self.num_features, states)
+        states = self.embedding(tokens)
+        states = self.embedding_norm(states + START * 2**0.5 * sines(tokens.shape[1], self.num_features, states))
         states = self.dropout(states, inputs)
         # A row without any token would be softmax over nothing: it attends to its padding, and is zero in the mean.
         mask = (there | ~there.any(dim=1, keepdim=True))[:, None, None]

@@ -41,7 +41,8 @@ def evaluate(
 
     Accuracies on the test images are under `test/<probe>_top1` and `_top5` (`probe`: knn, linear; the encoder of the
     run), `untrained/...` (the encoder before its first step) and `pixels/...` (the images; of others what
-    `Views.base_line` says); beside each stand the settings that were chosen on val (`.../knn_k`, `.../knn_temperature`, `.../linear_penalty`) and the accuracy there (`..._val_top1`).
+    `Views.base_line` says); beside each stand the settings that were chosen on val (`.../knn_k`, `.../knn_temperature`,
+    `.../linear_penalty`) and the accuracy there (`..._val_top1`).
     `step` and `checkpoint` say which weights were judged (`kindred.runs.origin`).
 
     Args:

@@ -27,6 +27,7 @@ TRUSTED = {
         {
             "kindred.encoders.convnet.ConvNet",
             "kindred.encoders.resnet.resnet",
+            "kindred.encoders.pretrained.Pretrained",
             "kindred.encoders.transformer.Transformer",
         }
     ),
