@@ -71,7 +71,9 @@ def test_a_run_has_the_base_lines_of_texts_and_neighbours_that_can_be_read(whole
     assert {path.name for path in (whole / "figures").iterdir()} == {"curves.png", "neighbours.html"}
     page = (whole / "figures" / "neighbours.html").read_text()
     assert page.count('<tr class="query">') == 8
-    assert any(text.lower() in page for topic in TOPICS for text in sentences(topic, 20, [list(TOPICS).index(topic), 20, 3]))
+    assert any(
+        text.lower() in page for topic in TOPICS for text in sentences(topic, 20, [list(TOPICS).index(topic), 20, 3])
+    )
 
 
 @pytest.mark.slow

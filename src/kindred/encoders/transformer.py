@@ -11,7 +11,6 @@ from kindred.data.text.inputs import PADDING, TOKEN_BITS, tokens_of
 from kindred.errors import ConfigError
 from kindred.values import Count, Share, Whole
 
-
 START = 0.02  # deviation of embeddings before training, as BERT's: a few hundred steps move them; and of positions
 
 
