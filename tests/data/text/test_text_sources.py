@@ -74,8 +74,10 @@ def test_a_folder_a_class_with_and_without_splits(tmp_path):
     for part in ("train", "val"):
         for name in "ab":
             (split / part / name).mkdir(parents=True)
-            (split / part / name / "x.txt").write_text(f"{part} {name}")
-    assert read(small(split)) == {part: [(f"{part} a", "a"), (f"{part} b", "b")] for part in ("train", "val")}
+            (split / part / name / "x.txt").write_text(f"{name} {part}, train, val")
+    assert read(small(split)) == {
+        part: [(f"{name} {part}, train, val", name) for name in "ab"] for part in ("train", "val")
+    }
     with pytest.raises(ConfigError, match=r"data\.source\.root: .*split has no test texts"):
         small(split).load("test")
 

@@ -102,13 +102,13 @@ def class_words() -> re.Pattern[str]:
     names = (
         word for topic, places in TOPICS.items() for name in (topic, *places) for word in re.split(r"[ ._]+", name)
     )
-    stems = {word.removesuffix("s") for word in names if len(word) > 2}
-    return re.compile(rf"\b_?({'|'.join(sorted(stems, key=len, reverse=True))})(s|es)?\b", re.IGNORECASE)
+    stems = {word.removesuffix("s") for word in names if len(word) > 1}
+    return re.compile(rf"\b({'|'.join(sorted(stems, key=len, reverse=True))})(s|es)?\b", re.IGNORECASE)
 
 
 def hide(text: str, words: re.Pattern[str]) -> str:
-    """`text` without `words`, of which a dotted name may hold some."""
-    return " ".join(words.sub(" ", re.sub(r"(?<=\w)\.(?=\w)", " ", text)).split())
+    """`text` without `words`, of which names with dots and underscores may hold some."""
+    return " ".join(words.sub(" ", re.sub(r"(?<=\w)\.(?=\w)|_", " ", text)).split())
 
 
 def distinct(texts: Sequence[str]) -> np.ndarray:

@@ -24,12 +24,15 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int, length: int) -> "Toke
         length: what `Tokenizer.encode` cuts texts to, and fills them up to.
     """
     try:
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     except ImportError as error:
         raise ConfigError(NEEDED) from error
 
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNKNOWN]))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    one_blank = normalizers.Replace(Regex(r"\s+"), " ")
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), one_blank, normalizers.Strip()]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.BpeTrainer(
