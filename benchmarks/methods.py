@@ -23,8 +23,9 @@ from pathlib import Path
 from report import save
 
 from kindred import load_run
+from kindred.tracking.base_lines import base_lines, written
 
-COLUMNS = tuple(f"{of}/{probe}_top1" for probe in ("knn", "linear") for of in ("pixels", "untrained", "{split}"))
+PROBES = ("knn", "linear")
 
 
 def run(model: str, data: str, seed: int, directory: Path, overrides: list[str]) -> dict[str, float]:
@@ -57,12 +58,14 @@ if __name__ == "__main__":
                 for seed in arguments.seeds
             ]
             results[model] = runs
-            cells = [mean_and_deviation([run[name.format(split=split)] for run in runs]) for name in COLUMNS]
+            lines = base_lines(runs[0])
+            columns = [f"{of}/{probe}_top1" for probe in PROBES for of in (*lines, "untrained", split)]
+            cells = [mean_and_deviation([run[name] for run in runs]) for name in columns]
             seconds = statistics.mean(run["command_seconds"] for run in runs)
             command = f"make train MODEL={model}" + (f" DATA={arguments.data}" if arguments.data != "photos" else "")
             rows.append(f"| `{command}` | {' | '.join(cells)} | {runs[0]['epochs']:g} | {seconds:.0f} |")
             print(rows[-1], flush=True)
-    of = ("raw pixels", "untrained", "trained")
+    of = (*map(written, lines), "untrained", "trained")
     head = ["command", *(f"{probe}, {what}" for probe in ("kNN", "linear") for what in of), "epochs", "seconds"]
     markdown = "\n".join([f"| {' | '.join(head)} |", f"|---{'|---:' * (len(head) - 1)}|", *rows])
     notes = (

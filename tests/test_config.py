@@ -42,7 +42,7 @@ def test_the_data_set_chooses_encoder_and_views_unless_they_are_given():
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model_on_every_data_set_fits_the_signatures(data, model):
-    keys = {"imagefolder": "root", "imagenet": "root", "huggingface": "path"}
+    keys = {"imagefolder": "root", "imagenet": "root", "textfolder": "root", "huggingface": "path"}
     root = [f"data.source.{keys[data]}=somewhere"] if data in keys else []
     check(compose([f"model={model}", f"data={data}", *root]))
 
@@ -50,7 +50,7 @@ def test_every_model_on_every_data_set_fits_the_signatures(data, model):
 @pytest.mark.parametrize("group", ["encoder", "views", "trainer", "logger", "callbacks"])
 def test_every_file_of_a_group_fits_the_signatures(group):
     for name in names(group):
-        check(compose([f"{group}={name}"]))
+        check(compose([f"{group}={name}", *(["encoder.name=somewhere"] if name == "pretrained" else [])]))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""views.png after the first epoch, curves.png and neighbours.png at the end of the run; the pictures only of pictures."""
+"""views.png after the first epoch, curves.png and neighbours.png at the end of the run; of texts neighbours.html."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ class Figures(Callback):
         self.images = images
         self.neighbours = neighbours
         self.tried = False  # to draw the views, by this process
+        self.say: Callable[[], None] | None = None  # the neighbours that can be read, when the run has ended
 
     def on_train_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         folder = Path(trainer.default_root_dir) / "figures"
@@ -39,11 +42,13 @@ class Figures(Callback):
             with sparing(folder / "views.png"):
                 self._views(folder / "views.png", trainer.datamodule)
         if trainer.current_epoch + 1 == trainer.max_epochs:
-            self._neighbours(folder / "neighbours.png", trainer)
+            self._neighbours(folder, trainer)
 
     def on_train_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         directory = Path(trainer.default_root_dir)
         if trainer.is_global_zero:
+            if self.say is not None:
+                self.say()
             with sparing(directory / "figures" / "curves.png"):
                 if metrics := read_columns(directory / "metrics.csv"):
                     from kindred.tracking.figures import draw_curves
@@ -60,7 +65,7 @@ class Figures(Callback):
             augmented = views.augment(batch.raw, batch.index, 0)
             draw_views(path, images, [view.numpy() for view in map(views.pictures, augmented) if view is not None])
 
-    def _neighbours(self, path: Path, trainer: Trainer) -> None:
+    def _neighbours(self, folder: Path, trainer: Trainer) -> None:
         """Evenly spread queries, searched by all ranks, drawn by one."""
         store = feature_store(trainer)
         query = store.query.gathered()
@@ -72,34 +77,42 @@ class Figures(Callback):
             )
         )
         if trainer.is_global_zero:
-            with sparing(path):
-                self._draw(path, trainer, rows.cpu().numpy(), nearest, similarities)
+            with sparing(folder / "neighbours.png"):
+                self._draw(folder, trainer, rows.cpu().numpy(), nearest, similarities)
 
     def _draw(
-        self, path: Path, trainer: Trainer, queries: np.ndarray, nearest: np.ndarray, similarities: np.ndarray
+        self, folder: Path, trainer: Trainer, queries: np.ndarray, nearest: np.ndarray, similarities: np.ndarray
     ) -> None:
-        """neighbours.png, and the same for loggers that take it: `nearest` [Q, k] are positions in the bank."""
-        from kindred.tracking.figures import draw_neighbours
-
+        """neighbours.png, and the same for loggers that take it, or neighbours.html: `nearest` [Q, k] are bank positions."""
         datamodule, bank = trainer.datamodule, nearest.ravel()
         names = np.array([*datamodule.class_names, "unlabelled"])  # label -1 is the last
+        query_names = names[datamodule.query.labels[queries]]
+        bank_names = names[datamodule.bank.labels[bank]].reshape(nearest.shape)
         images, nearby = pictures(datamodule, datamodule.query, queries), pictures(datamodule, datamodule.bank, bank)
-        if images is None or nearby is None:
-            return
-        found = (
-            images,
-            names[datamodule.query.labels[queries]],
-            nearby.reshape(*nearest.shape, *images.shape[1:]),
-            names[datamodule.bank.labels[bank]].reshape(nearest.shape),
-            similarities,
-        )
-        draw_neighbours(path, *found)
-        for logger in trainer.loggers:
-            if log_neighbours := getattr(logger, "log_neighbours", None):
-                log_neighbours(*found)
+        if images is not None and nearby is not None:
+            from kindred.tracking.figures import draw_neighbours
+
+            found = (images, query_names, nearby.reshape(*nearest.shape, *images.shape[1:]), bank_names, similarities)
+            draw_neighbours(folder / "neighbours.png", *found)
+            for logger in trainer.loggers:
+                if log_neighbours := getattr(logger, "log_neighbours", None):
+                    log_neighbours(*found)
+        read, near = texts(datamodule, datamodule.query, queries), texts(datamodule, datamodule.bank, bank)
+        if read is not None and near is not None:
+            from kindred.tracking.texts import Neighbours, print_neighbours, write_neighbours
+
+            by_query = np.array(near, dtype=object).reshape(nearest.shape)
+            readable = Neighbours(read, query_names.tolist(), by_query.tolist(), bank_names.tolist(), similarities)
+            write_neighbours(folder / "neighbours.html", readable)
+            self.say = partial(print_neighbours, readable)
 
 
 def pictures(datamodule: DataModule, dataset: Subset, items: np.ndarray) -> np.ndarray | None:
     """Examples as evaluation sees them, uint8 [B, C, H, W]; None if they are no pictures."""
     drawn = datamodule.views.pictures(datamodule.views.plain(dataset.__getitems__(items).raw))
     return None if drawn is None else drawn.numpy()
+
+
+def texts(datamodule: DataModule, dataset: Subset, items: np.ndarray) -> list[str] | None:
+    """Examples as evaluation reads them; None if they are no texts."""
+    return datamodule.views.texts(datamodule.views.plain(dataset.__getitems__(items).raw))

@@ -22,8 +22,8 @@ class KNNCallback(Callback):
     Of a method that keeps a bank of the train images' embeddings also `val/bank_knn_top1` and `_top5`: of the query images'
     projections against the bank as it is, stale and augmented (Wu et al. 2018, section 3.4).
 
-    The untrained encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...`: without these
-    base lines an accuracy says little.
+    The untrained encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...` or by what name
+    their views have for it: without these base lines an accuracy says little.
 
     Args:
         k: neighbours that vote, k >= 1; cut to the size of the bank.
@@ -57,7 +57,8 @@ class KNNCallback(Callback):
         split = trainer.datamodule.monitor
         record(trainer, self._accuracies(f"{split}/knn", store.bank, store.query, trainer))
         if store.inputs:
-            record(trainer, self._accuracies("pixels/knn", *store.inputs, trainer))
+            name = trainer.datamodule.views.base_line
+            record(trainer, self._accuracies(f"{name}/knn", *store.inputs, trainer))
         bank = getattr(module, "bank", None)
         if isinstance(bank, MemoryBank) and trainer.global_step and trainer.datamodule.train_is_labelled:
             record(trainer, self._accuracies(f"{split}/bank_knn", _share(bank, trainer), store.projected, trainer))

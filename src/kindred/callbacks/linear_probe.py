@@ -22,8 +22,8 @@ class LinearProbeCallback(Callback):
     """Logs `val/linear_top1` and `val/linear_top5`: a linear classifier, fitted to the bank's features at each evaluation.
 
     It is the one of `kindred evaluate`, fitted to convergence, its penalty chosen on a tenth of the bank. The untrained
-    encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...`, or their INPUT_AXES principal
-    axes of largest variance, if they are wider.
+    encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...` or by what name their views
+    have for it, or their INPUT_AXES principal axes of largest variance, if they are wider.
 
     On W ranks the bank stays dealt, and the result is that of one. The last classifier is where the next fit begins; it is
     in the checkpoint, so that a resumed run begins there as well.
@@ -52,7 +52,9 @@ class LinearProbeCallback(Callback):
             if bank.features.shape[1] > INPUT_AXES:
                 turn = leading_axes(spread_sample(bank.features, bank.positions, 2 * INPUT_AXES), INPUT_AXES)
                 bank, query = (inputs._replace(features=turn(inputs.features)) for inputs in (bank, query))
-            record(trainer, _accuracies("pixels/linear", probe_bank(*bank, classes), query))
+            record(
+                trainer, _accuracies(f"{trainer.datamodule.views.base_line}/linear", probe_bank(*bank, classes), query)
+            )
 
 
 def _accuracies(name: str, probe: LinearProbe, query: Features) -> dict[str, float]:

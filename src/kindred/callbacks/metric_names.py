@@ -18,7 +18,7 @@ CALLBACKS = {
     ),
     **{
         f"kindred.callbacks.{callback}": tuple(
-            f"{on}/{probe}_{top}" for on in ("split", "untrained", "pixels") for top in TOP
+            f"{on}/{probe}_{top}" for on in ("split", "untrained", "base_line") for top in TOP
         )
         for callback, probe in (("knn.KNNCallback", "knn"), ("linear_probe.LinearProbeCallback", "linear"))
     },
@@ -45,16 +45,19 @@ METHODS = {
     "kindred.models.simclrv2.SimCLRv2": ("train/memory_fill",),
     "kindred.models.supcon.SupCon": (),
 }
+BASE_LINES = {"kindred.data.images.views.MultiView": "pixels", "kindred.data.text.views.TextViews": "tfidf"}
 ALWAYS = ("step", "epoch", "epochs", "skipped_files")  # kindred.runs.summary
 
 
 def metric_names(config: DictConfig) -> set[str] | None:
     """The names that summary.json may have after a run with `config`; None if a class of someone's own could add to them.
 
-    Of five classes or fewer there is no top-5 accuracy, of a large bank none on pixels, of one view no alignment.
+    Of five classes or fewer there is no top-5 accuracy, of a large bank none of its base line, of one view no alignment.
     """
     callbacks = [node["_target_"] for node in config.callbacks.values() if node is not None]
     if not set(callbacks) <= CALLBACKS.keys() or config.model["_target_"] not in METHODS:
+        return None
+    if (base_line := BASE_LINES.get(config.views["_target_"])) is None:
         return None
     split = "test" if config.data.get("val_size") == 0 else "val"
     own = METHODS[config.model["_target_"]]
@@ -63,5 +66,5 @@ def metric_names(config: DictConfig) -> set[str] | None:
     recorded = [*ALWAYS, *own, *(name for each in callbacks for name in CALLBACKS[each])]
     if any(node is not None and node.get("views") for node in config.callbacks.values()):  # label_free's
         recorded += [f"split/{of}common_{name}" for of in ("", "projector_") for name in OF_VIEWS]
-    names = {name.replace("split/", f"{split}/") for name in recorded}
+    names = {name.replace("split/", f"{split}/").replace("base_line/", f"{base_line}/") for name in recorded}
     return names | {f"{name}_best" for name in names if name.startswith(split) and name.endswith(TOP)}

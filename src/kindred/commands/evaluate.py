@@ -25,8 +25,9 @@ from kindred.errors import AbsentError
 from kindred.runs.judging import evaluate
 from kindred.runs.run import load_run
 from kindred.study.groups import find_runs
+from kindred.tracking.base_lines import base_lines, written
 
-ROWS = {"pixels": "raw pixels", "untrained": "untrained encoder", **dict.fromkeys(("test", "val"), "trained encoder")}
+ROWS = {"untrained": "untrained encoder", **dict.fromkeys(("test", "val"), "trained encoder")}
 
 
 def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) -> None:
@@ -40,7 +41,8 @@ def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) ->
     heading = f"{result[f'{on}_images']} {on} images of {result['data']}, {result['classes']} classes{of}"
     columns = [f"{probe}_top{k}" for probe in ("knn", "linear") for k in (1, 5)]
     table = Table("", "kNN top-1", "top-5", "linear top-1", "top-5")
-    rows = {name: label for name, label in ROWS.items() if f"{name}/knn_top1" in result}
+    lines = {line: written(line) for line in base_lines(result)}
+    rows = {name: label for name, label in (lines | ROWS).items() if f"{name}/knn_top1" in result}
     for name, label in rows.items():
         values = [result.get(f"{name}/{column}") for column in columns]
         table.add_row(label, *("" if value is None else f"{value:.3f}" for value in values))

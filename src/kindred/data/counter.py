@@ -1,4 +1,4 @@
-"""Uniform random numbers as a pure function of (seed, epoch, view, image index, draw number).
+"""Uniform random numbers as a pure function of (seed, epoch, view, index, draw number).
 
 Counter-based (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): nothing is stored, so nothing has to
 be saved, restored or dealt to ranks. The hash is splitmix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom
@@ -40,16 +40,22 @@ def _mix(words: Tensor) -> Tensor:
     return words
 
 
-def uniforms(seed: int, epoch: int, view: int, index: Tensor, draws: int) -> Tensor:
-    """Uniform numbers in [0, 1), float32 [B, draws], for the images at `index` (int64 [B]).
+def words(seed: int, epoch: int, view: int, index: Tensor, draws: int) -> Tensor:
+    """Random 64-bit words, int64 [B, draws], for the examples at `index` (int64 [B]).
 
-    Row b, column d depends on (seed, epoch, view, index[b], d) alone. The three integers are taken modulo 2**64. Every
-    value is a multiple of 2**-24, hence exact in float32; float64 does not exist on Apple's GPUs.
+    Row b, column d depends on (seed, epoch, view, index[b], d) alone. The three integers are taken modulo 2**64.
     """
     key = 0
     for word in (seed, epoch, view):
         key = _mix_word((key + word + GOLDEN) & MASK)
     rows = _mix(index.to(torch.int64) + _signed((key + GOLDEN) & MASK))
     columns = torch.arange(1, draws + 1, device=index.device) * _signed(GOLDEN)
-    words = _mix(rows[:, None] + columns)
-    return ((words >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+    return _mix(rows[:, None] + columns)
+
+
+def uniforms(seed: int, epoch: int, view: int, index: Tensor, draws: int) -> Tensor:
+    """Uniform numbers in [0, 1), float32 [B, draws]: the first 24 bits of `words`.
+
+    Every value is a multiple of 2**-24, hence exact in float32; float64 does not exist on Apple's GPUs.
+    """
+    return ((words(seed, epoch, view, index, draws) >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24

@@ -1,5 +1,6 @@
 """The one DataModule that every method shares. It cuts, deals and orders; it never asks what an example is."""
 
+from pathlib import Path
 from typing import Annotated
 
 import lightning
@@ -155,6 +156,13 @@ class DataModule(lightning.LightningDataModule):
         test = self.source.load("test")
         assert test is not None  # Source.load
         return Subset(test, np.arange(len(test.labels)), self.views)
+
+    def attachments(self) -> dict[str, str]:
+        """Files that belong to an encoder, for without them nobody could make its inputs: name -> text. After setup()."""
+        return {}
+
+    def adopt(self, folder: Path) -> None:
+        """Before setup(): read examples as the encoder of the run in `folder` does, which keeps its attachments there."""
 
     def train_dataloader(self) -> TrainLoader:
         rank, ranks = self._rank()

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 class Views(ABC):
     """Views of one modality. What is not abstract may be left as it is where it makes no sense."""
 
+    base_line = "inputs"  # what metrics call the accuracy of `as_features`: `inputs/knn_top1`
+    input_name = "inputs"  # of an exported encoder
+    preparation: str | None = None  # Python that makes inputs of an exported encoder, for its model card
+
     @abstractmethod
     def __len__(self) -> int:
         """V, the views of an example in training."""
@@ -37,6 +41,10 @@ class Views(ABC):
 
     def pictures(self, inputs: Tensor) -> Tensor | None:
         """Inputs as uint8 [B, 1 or 3, H, W], to be drawn; None: they are no pictures."""
+        return None
+
+    def texts(self, inputs: Tensor) -> list[str] | None:
+        """Inputs as they can be read, to be shown; None: they are no texts."""
         return None
 
     def exported(self, encoder: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """The encoder of a run as a file that others can use, with its normalisation inside and a model card beside it.
 
-All formats take images float32 [B, C, S, S] in [0, 1] with S = data.image_size and any B, and give features [B, F].
+All formats take inputs [B, ...] with any B, such as images float32 [B, C, S, S] in [0, 1] with S = data.image_size or
+tokens int64 [B, L], and give features [B, F]. What else an encoder needs (`DataModule.attachments`) stands beside it.
 """
 
 import json
@@ -55,12 +56,19 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
         datamodule.setup()
         inputs = views.plain(datamodule.bank.__getitems__(range(EXAMPLES)).raw)
     output.mkdir(parents=True, exist_ok=True)
+    for name, text in (attachments := datamodule.attachments()).items():
+        write_atomically(output / name, text)
     weights = origin(run)
     path = output / FILES[format]
     write = {"safetensors": _safetensors, "onnx": _onnx, "torch-export": _torch_export, "huggingface": _huggingface}
     with TemporaryDirectory(dir=output, prefix=".") as temporary:
         features = write[format](
-            encoder, inputs, Path(temporary, path.name), run, {key: str(value) for key, value in weights.items()}
+            encoder,
+            inputs,
+            Path(temporary, path.name),
+            run,
+            {key: str(value) for key, value in weights.items()},
+            views.input_name,
         )
         with torch.inference_mode():
             difference = max(float((features(part) - encoder(part)).abs().max()) for part in (inputs, inputs[:1]))
@@ -79,12 +87,12 @@ def export(run: Run, format: str, output: Path | None = None, license: str = "un
                 f"removed: {other}, which was of other weights (step {described.get('step', 'unknown')})",
                 file=sys.stderr,
             )
-    write_atomically(output / "README.md", model_card(run, weights, kept, inputs, license))
+    write_atomically(output / "README.md", model_card(run, weights, kept, inputs, views, attachments, license))
     return path
 
 
 def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
-    """The encoder in encoder.safetensors, in eval mode: images float32 [B, C, S, S] in [0, 1] -> features [B, F].
+    """The encoder in encoder.safetensors, in eval mode: inputs [B, ...] -> features [B, F].
 
     Nothing in the file is executed: it says which class to build, which must be among kindred.runs.trust.TRUSTED or `trust`.
 
@@ -124,9 +132,9 @@ def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
 
 
 def _safetensors(
-    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str]
+    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str], input_name: str
 ) -> Callable[[Tensor], Tensor]:
-    """Writes `path`; what reads images with it."""
+    """Writes `path`; what reads inputs with it."""
     from safetensors.torch import save
 
     config = cast("dict[str, Any]", OmegaConf.to_container(run.config, resolve=True))
@@ -136,7 +144,7 @@ def _safetensors(
 
 
 def _onnx(
-    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str]
+    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str], input_name: str
 ) -> Callable[[Tensor], Tensor]:
     try:
         import onnx
@@ -153,7 +161,7 @@ def _onnx(
         dynamo=True,
         verbose=False,
         external_data=False,  # one file
-        input_names=["images"],
+        input_names=[input_name],
         output_names=["features"],
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )
@@ -162,17 +170,17 @@ def _onnx(
     onnx.save(model, path)
     onnx.checker.check_model(path, full_check=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+    return lambda inputs: torch.from_numpy(session.run(None, {input_name: inputs.numpy()})[0])
 
 
 def _huggingface(
-    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str]
+    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str], input_name: str
 ) -> Callable[[Tensor], Tensor]:
     return write_for_timm(run, path.parent, weights)
 
 
 def _torch_export(
-    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str]
+    encoder: nn.Module, inputs: Tensor, path: Path, run: Run, weights: dict[str, str], input_name: str
 ) -> Callable[[Tensor], Tensor]:
     program = torch.export.export(encoder, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, path, extra_files={WEIGHTS: json.dumps(weights)})

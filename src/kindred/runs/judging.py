@@ -42,8 +42,9 @@ def evaluate(
     """Score the encoder of `run`, and return the content of evaluation.json.
 
     Accuracies on the test images are under `test/<probe>_top1` and `_top5` (`probe`: knn, linear; the encoder of the
-    run), `untrained/...` (the encoder before its first step) and `pixels/...`; beside each stand the settings that were
-    chosen on val (`.../knn_k`, `.../knn_temperature`, `.../linear_penalty`) and the accuracy there (`..._val_top1`).
+    run), `untrained/...` (the encoder before its first step) and `pixels/...` (the images; of others what
+    `Views.base_line` says); beside each stand the settings that were chosen on val (`.../knn_k`, `.../knn_temperature`,
+    `.../linear_penalty`) and the accuracy there (`..._val_top1`).
     `step` and `checkpoint` say which weights were judged (`kindred.runs.origin`), `data_fingerprint` on which data, and
     `data_changed`, if they are not those of the training, how they differ. Without a test split the val images judge:
     `judged_on` is "val", the accuracies are under `val/...`, and settings are chosen on a tenth of the train images.
@@ -98,7 +99,7 @@ def evaluate(
     raw = splits["test"].part(np.arange(1)).__getitems__([0]).raw
     small = len(splits["train"]) <= INPUT_BANK and not brief
     if small and datamodule.views.as_features(datamodule.views.plain(raw)) is not None:
-        encoders = {"pixels": datamodule.views.as_features, **encoders}
+        encoders = {datamodule.views.base_line: datamodule.views.as_features, **encoders}
     encoded = {name: encode(datamodule, images, name, encoders, device) for name, images in splits.items()}
     names = dict(zip(splits, ("train", "val", "test") if on == "test" else ("train", "held_out", "val"), strict=True))
 
@@ -157,7 +158,9 @@ def other_datamodule(run: Run, data: str, overrides: Sequence[str] = ()) -> "Dat
         )
     if not any(word.startswith(("data.source.root=", "data.source.path=")) for word in overrides):  # that is from here
         run.find_data(config)
-    return build_datamodule(config)
+    datamodule = build_datamodule(config)
+    datamodule.adopt(run.path)
+    return datamodule
 
 
 def untrained_encoder(run: Run) -> "nn.Module | None":

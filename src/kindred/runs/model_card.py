@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kindred.data.images.datamodule import ImageSource
+    from kindred.data.views import Views
 
 FILES = {
     "safetensors": "encoder.safetensors",
@@ -29,7 +30,7 @@ LOADING = {
 from kindred.runs.export import load_encoder
 
 encoder = load_encoder("encoder.safetensors")
-features = encoder(images)
+features = encoder({inputs})
 ```
 
 or with plain torch and an `encoder` of the same architecture, {encoder}:
@@ -38,17 +39,15 @@ or with plain torch and an `encoder` of the same architecture, {encoder}:
 from safetensors.torch import load_file
 
 state = load_file("encoder.safetensors")
-mean, std = state.pop("mean"), state.pop("std")
-encoder.load_state_dict({{name.removeprefix("encoder."): value for name, value in state.items()}})
-features = encoder.eval()((images - mean) / std)
+{plain}
 ```""",
-    "onnx": """`encoder.onnx`, images as a numpy array:
+    "onnx": """`encoder.onnx`, {inputs} as a numpy array:
 
 ```python
 import onnxruntime
 
 session = onnxruntime.InferenceSession("encoder.onnx")
-features = session.run(None, {{"images": images}})[0]
+features = session.run(None, {{"{inputs}": {inputs}}})[0]
 ```""",
     "torch-export": """`encoder.pt2`, with torch alone:
 
@@ -56,7 +55,7 @@ features = session.run(None, {{"images": images}})[0]
 import torch
 
 encoder = torch.export.load("encoder.pt2").module()
-features = encoder(images)
+features = encoder({inputs})
 ```""",
     "huggingface": """This folder, with timm and with transformers, which expect normalised images as `config.json` says:
 
@@ -75,9 +74,22 @@ from transformers import AutoModel
 features = AutoModel.from_pretrained(".")((images - mean) / std).pooler_output
 ```""",
 }
+PLAIN = """encoder.load_state_dict(state)
+features = encoder.eval()({inputs})"""
+NORMALISED = """mean, std = state.pop("mean"), state.pop("std")
+encoder.load_state_dict({name.removeprefix("encoder."): value for name, value in state.items()})
+features = encoder.eval()((images - mean) / std)"""
 
 
-def model_card(run: Run, weights: Mapping[str, Any], files: Collection[str], inputs: "Tensor", license: str) -> str:
+def model_card(
+    run: Run,
+    weights: Mapping[str, Any],
+    files: Collection[str],
+    inputs: "Tensor",
+    views: "Views",
+    attachments: Collection[str],
+    license: str,
+) -> str:
     """The text of README.md beside exported files.
 
     Args:
@@ -85,6 +97,8 @@ def model_card(run: Run, weights: Mapping[str, Any], files: Collection[str], inp
         weights: that it has now, see `kindred.runs.origin`.
         files: names of those that hold them.
         inputs: such as the files take, [N, ...].
+        views: what they are called, and how they are made.
+        attachments: files beside, without which they could not be.
         license: of the weights.
     """
     config, data, choices = run.config, run.config.data, run.config.choices
@@ -108,6 +122,11 @@ def model_card(run: Run, weights: Mapping[str, Any], files: Collection[str], inp
         settings |= {"mean": list(source.mean), "standard deviation": list(source.std)}
         shape += ", values in [0, 1]"
     inside = "" if library == "timm" else "Normalisation is inside. "
+    if attachments:
+        settings["beside it"] = ", ".join(f"`{name}`" for name in attachments)
+    name = views.input_name
+    plain = NORMALISED if "image_size" in data else PLAIN.format(inputs=name)
+    words = {"encoder": f"`{_call(config.encoder)}`", "inputs": name, "plain": plain}
     sections = [
         f"---\n{OmegaConf.to_yaml(OmegaConf.create(head))}---",
         f"# {choices.model} on {choices.data}",
@@ -117,7 +136,8 @@ def model_card(run: Run, weights: Mapping[str, Any], files: Collection[str], inp
         "## How good it is",
         *_results(run, weights, summary),
         "## Loading",
-        *(LOADING[name].format(encoder=f"`{_call(config.encoder)}`") for name, file in FILES.items() if file in files),
+        *([] if views.preparation is None else [f"```python\n{views.preparation}\n```"]),
+        *(LOADING[name].format(**words) for name, file in FILES.items() if file in files),
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -9,6 +9,7 @@
     .lock               while a process writes here: which one
     figures/            views.png, curves.png, neighbours.png; of an evaluation confusion.png, map.png
     evaluation.json     of `kindred evaluate`: accuracies on the test split (evaluation-<data>.json: on another data set's)
+    tokenizer.json      of texts: what made tokens of them
     export/             of `kindred export`: the encoder as a file, with a model card
     wandb.json, wandb/  with LOGGER=wandb: the W&B run's id, project, entity and mode; what is logged of it
 
@@ -137,7 +138,9 @@ class Run:
         """A new DataModule with the run's settings; call `prepare_data()` and `setup()` before use."""
         config = self.trusted("data", "views").copy()
         self.find_data(config)
-        return build_datamodule(config)
+        datamodule = build_datamodule(config)
+        datamodule.adopt(self.path)
+        return datamodule
 
     def find_data(self, config: DictConfig) -> None:
         """Have a relative data folder in `config` start where this run was started, if it is there; else, that is said."""

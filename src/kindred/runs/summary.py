@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kindred.files import write_atomically
+from kindred.tracking.base_lines import base_lines, written
 from kindred.tracking.metrics_csv import read_metrics, summarise
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def print_summary(
             table.add_row(label, *("" if value is None else f"{value:.3f}" for value in values))
 
     for probe, name in (("kNN", "knn"), ("linear probe", "linear")):
-        accuracy(f"{probe} on raw pixels", f"pixels/{name}")
+        for line in base_lines(summary):
+            accuracy(f"{probe} on {written(line)}", f"{line}/{name}")
         accuracy(f"{probe}, untrained encoder", f"untrained/{name}")
     for split in ("val", "test"):
         on = "" if split == "val" else " on the test split"

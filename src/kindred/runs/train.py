@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kindred.config import build, check, fitted
 from kindred.errors import ConfigError
+from kindred.runs.attachments import check_attachments, write_attachments
 from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
 from kindred.runs.fingerprint import check_unchanged, write_record
 from kindred.runs.run import build_datamodule, build_module
@@ -107,9 +108,13 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
         if not begun:
             begun = True
             if trainer.is_global_zero:
+                attachments = datamodule.attachments()
+                for earlier in (directory, *([] if config.init_from is None else [Path(config.init_from)])):
+                    check_attachments(earlier, attachments)
                 check_unchanged(directory, datamodule)
                 begin(config, claim, last)
                 write_record(directory, datamodule)
+                write_attachments(directory, attachments)
             for logger in trainer.loggers:
                 logger.log_hyperparams(read_settings(saved_form(config), "config.yaml"))
 

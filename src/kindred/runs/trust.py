@@ -28,6 +28,8 @@ TRUSTED = {
             "kindred.encoders.convnet.ConvNet",
             "kindred.encoders.resnet.resnet",
             "kindred.encoders.timm.timm_encoder",
+            "kindred.encoders.pretrained.Pretrained",
+            "kindred.encoders.transformer.Transformer",
         }
     ),
     "model": frozenset(
@@ -46,11 +48,18 @@ TRUSTED = {
         f"kindred.models.neighbours.{name}" for name in ("Nearest", "TopK", "Soft", "Oracle")
     ),
     "model.temperature": frozenset({"kindred.temperature.Cosine", "kindred.temperature.Learnable"}),
-    "views": frozenset({"kindred.data.images.views.MultiView"}),
-    "views.views.*": frozenset({"kindred.data.images.views.View"}),
-    "data": frozenset({"kindred.data.datamodule.DataModule", "kindred.data.images.datamodule.ImageDataModule"}),
+    "views": frozenset({"kindred.data.images.views.MultiView", "kindred.data.text.views.TextViews"}),
+    "views.views.*": frozenset({"kindred.data.images.views.View", "kindred.data.text.views.TextView"}),
+    "data": frozenset(
+        {
+            "kindred.data.datamodule.DataModule",
+            "kindred.data.images.datamodule.ImageDataModule",
+            "kindred.data.text.datamodule.TextDataModule",
+        }
+    ),
     "data.source": frozenset(
         {"kindred.data.images.folder.ImageFolder", "kindred.data.images.huggingface.source.HuggingFace"}
+        | {f"kindred.data.text.{name}" for name in ("docstrings.Docstrings", "folder.TextFolder")}
         | {f"kindred.data.images.embedded.{name}" for name in ("Digits", "Photos")}
         | {
             f"kindred.data.images.torchvision_sources.{name}"

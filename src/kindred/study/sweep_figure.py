@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from kindred.study.sweep_file import SweepFile
 from kindred.study.sweep_rows import ACCURACIES, GEOMETRY, Row, by_value, is_numeric, number, published, spread
+from kindred.tracking.base_lines import base_lines
 from kindred.tracking.figures import PLAIN, save, written
 
 KNN, LINEAR, UNIFORMITY, TOLERANCE, QUIET = "#33658a", "#f26419", "#6a4c93", "#2a9d5c", "#8d99ae"
@@ -43,13 +44,14 @@ def _columns(rows: Sequence[Row], keys: Sequence[str]) -> Figure:
     """Accuracy above; uniformity and tolerance below, whose trade-off is why a temperature matters."""
     figure = Figure(figsize=(1.2 + 4.6 * len(keys), 6.4), layout="constrained")
     grid = figure.subplots(2, len(keys), squeeze=False, sharex="col")
+    names = dict.fromkeys(name for row in rows for name in row)
     for column, key in enumerate(keys):
         groups = {values[0]: members for values, members in by_value(rows, [key]).items()}
         above, below = grid[0][column], grid[1][column]
         places = _places(above, list(groups))
         for (label, name), colour in zip(ACCURACIES.items(), (KNN, LINEAR), strict=True):
             _line(above, places, list(groups.values()), name, color=colour, label=label)
-        for base, style in (("pixels/knn_top1", ":"), ("untrained/knn_top1", "--")):
+        for base, style in (*((f"{line}/knn_top1", ":") for line in base_lines(names)), ("untrained/knn_top1", "--")):
             values = [row[base] for row in rows if base in row]
             if values:
                 label = f"kNN, {base.partition('/')[0]}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kindred.files import temporary_name
+from kindred.tracking.base_lines import base_lines
 
 RIGHT, WRONG, QUIET = "#2a9d5c", "#d1495b", "#8d99ae"
 
@@ -104,13 +106,14 @@ def draw_curves(path: Path, metrics: dict[str, np.ndarray]) -> None:
         above.plot(epoch[there], metrics["train/loss"][there], color="#33658a", linewidth=1)
     above.set_ylabel("train/loss")
     colours = {"knn_top1": "#33658a", "linear_top1": "#f26419"}
+    without_encoder = base_lines(metrics)
     for name, values in metrics.items():
-        kind = name.partition("/")[2]
-        if kind in colours and not name.startswith("pixels"):
+        line, _, kind = name.partition("/")
+        if kind in colours and line not in without_encoder:
             there = ~np.isnan(values)
             below.plot(epoch[there], values[there], "o-", markersize=3, color=colours[kind], label=written(name, 30))
-    for name, style in (("pixels/knn_top1", "--"), ("pixels/linear_top1", ":")):
-        if name in metrics:
+    for line, (kind, style) in product(without_encoder, zip(colours, ("--", ":"), strict=True)):
+        if (name := f"{line}/{kind}") in metrics:
             below.axhline(np.nanmax(metrics[name]), color=QUIET, linestyle=style, linewidth=1, label=name)
     if below.lines:
         below.legend(fontsize=8, loc="lower right")

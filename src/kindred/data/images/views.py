@@ -225,6 +225,8 @@ class MultiView(Views):
             self._statistics[device] = mean, std
         return self._statistics[device]
 
+    base_line, input_name = "pixels", "images"
+
     def as_features(self, inputs: Tensor) -> Tensor:
         """Their pixels, averaged down to at most 32x32."""
         height, width = inputs.shape[2:]

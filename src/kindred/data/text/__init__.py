@@ -1,0 +1,1 @@
+"""Texts: sources, their tokens, and views of them."""
