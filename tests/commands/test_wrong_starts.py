@@ -81,6 +81,7 @@ STARTS = [
     (TRAIN, "callbacks.knn.k=0", [r"callbacks\.knn\.k must be 1 or more, got 0"]),
     (TRAIN, "callbacks.knn.temperature=-1", [r"callbacks\.knn\.temperature must be greater than 0, got -1"]),
     (TRAIN, "callbacks.geometry.images=1", [r"callbacks\.geometry\.images must be 2 or more, got 1"]),
+    (TRAIN, "callbacks.label_free.images=1", [r"callbacks\.label_free\.images must be 2 or more, got 1"]),
     (TRAIN, "callbacks.checkpoints.every_n_steps=0", [r"callbacks\.checkpoints\.every_n_steps must be 1 or more"]),
     (TRAIN, "seed=-1", [r"seed must be 0 or more, less than 4294967296, got -1"]),
     (TRAIN, "seed=4294967296", [r"seed must be 0 or more, less than 4294967296, got 4294967296"]),

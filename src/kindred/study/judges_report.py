@@ -54,8 +54,9 @@ def markdown(trial: Trial) -> str:
 def write_judges(path: Path, trials: Sequence[Trial]) -> list[Path]:
     """Write the tables to `path`, in Markdown, and each trial's picture beside it; returns what was written."""
     parts, pictures = [], []
-    for trial in trials:
-        picture = path.with_name(f"{path.stem}-{trial.data}.png")
+    for place, trial in enumerate(trials):
+        before = sum(other.data == trial.data for other in trials[:place])  # another folder of images
+        picture = path.with_name(f"{path.stem}-{trial.data}{before or ''}.png")
         draw_judges(picture, trial)
         pictures.append(picture)
         parts.append(f"![{trial.data}: each judge's rank correlation and cost]({picture.name})\n\n{markdown(trial)}")
