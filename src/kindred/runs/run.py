@@ -99,9 +99,8 @@ class Run:
     @cached_property
     def module(self) -> "ContrastiveModule":
         """The trained module with the weights of last.ckpt, in eval mode, on the CPU."""
-        config = self.trusted("model", "encoder").copy()
-        config.encoder = without_weights(config.encoder)
-        module, last = build_module(config), self.path / "checkpoints" / "last.ckpt"
+        config, last = self.trusted("model", "encoder"), self.path / "checkpoints" / "last.ckpt"
+        module = build_module(without_weights(config))
         try:
             module.load_state_dict(read_training(last)["state_dict"])
         except RuntimeError as error:
@@ -168,12 +167,12 @@ def build_module(config: DictConfig) -> "ContrastiveModule":
     return build(config, "model", encoder=build(config, "encoder"))
 
 
-def without_weights(encoder: DictConfig) -> DictConfig:
-    """The configuration of an encoder whose own weights follow: others need not be downloaded before."""
-    encoder = encoder.copy()
-    if "pretrained" in encoder:
-        encoder.pretrained = False
-    return encoder
+def without_weights(config: DictConfig) -> DictConfig:
+    """`config` for an encoder whose own weights follow: others need not be there, or be downloaded, before."""
+    config = config.copy()
+    if "pretrained" in config.encoder:
+        config.encoder.pretrained = False
+    return config
 
 
 def build_datamodule(config: DictConfig) -> "DataModule":
