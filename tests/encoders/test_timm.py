@@ -135,10 +135,10 @@ def test_a_vit_trains_goes_on_to_the_bit_and_is_read_back_and_exported(model, tm
         return main([*words, f"run_dir={tmp_path / 'cut'}"])
 
     assert in_child(killed, 300) != 0
+    (tmp_path / "start.pth").unlink()  # a run holds its weights itself
     assert in_child(lambda: main([f"resume={tmp_path / 'cut'}"]), 300) == 0
     assert_same(outcome(tmp_path / "cut"), outcome(tmp_path / "run"))
 
-    (tmp_path / "start.pth").unlink()  # a run holds its weights itself
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "somebody-else"))
     run = kindred.load_run(tmp_path / "run")
     assert untrained_encoder(run) is None

@@ -107,16 +107,8 @@ def dino(source):
 
 
 WRITERS = (
-    *(
-        torchvision_file,
-        without_counts,
-        timm_checkpoint,
-        lightly_sequential,
-        lightly_named,
-        solo_learn,
-        fair_moco,
-        dino,
-    ),
+    *(torchvision_file, without_counts, lightly_sequential, solo_learn),
+    *(pytest.param(write, marks=pytest.mark.slow) for write in (timm_checkpoint, lightly_named, fair_moco, dino)),
 )
 
 

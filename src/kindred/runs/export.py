@@ -117,9 +117,7 @@ def load_encoder(path: str | Path, trust: Collection[str] = ()) -> nn.Module:
         raise ConfigError(f"{path}: its metadata does not say which encoder it holds: {error}") from error
     settings = as_plain_settings({"encoder": described}, str(path))
     check_classes(settings, ["encoder"], str(path), trust)
-    config = OmegaConf.create(settings)
-    config.encoder = without_weights(config.encoder)
-    encoder = build(config, "encoder")
+    encoder = build(without_weights(OmegaConf.create(settings)), "encoder")
     if {"mean", "std"} == {name for name in state if not name.startswith("encoder.")}:
         encoder = NormalizedEncoder(encoder, state["mean"].flatten().tolist(), state["std"].flatten().tolist())
     try:

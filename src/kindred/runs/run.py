@@ -117,9 +117,8 @@ class Run:
     @cached_property
     def _trained(self) -> "tuple[ContrastiveModule, int]":
         """What last.ckpt holds, read once: a run that goes on meanwhile does not mix two of them."""
-        config = self.trusted("model", "encoder").copy()
-        config.encoder = without_weights(config.encoder)
-        module, last = build_module(config), self.path / "checkpoints" / "last.ckpt"
+        config, last = self.trusted("model", "encoder"), self.path / "checkpoints" / "last.ckpt"
+        module = build_module(without_weights(config))
         checkpoint = read_training(last)
         try:
             module.load_state_dict(checkpoint["state_dict"])
@@ -189,12 +188,12 @@ def build_module(config: DictConfig) -> "ContrastiveModule":
     return build(config, "model", encoder=build(config, "encoder"))
 
 
-def without_weights(encoder: DictConfig) -> DictConfig:
-    """The configuration of an encoder whose own weights follow: others need not be downloaded before."""
-    encoder = encoder.copy()
-    if "pretrained" in encoder:
-        encoder.pretrained = False
-    return encoder
+def without_weights(config: DictConfig) -> DictConfig:
+    """`config` for an encoder whose own weights follow: others need not be there, or be downloaded, before."""
+    config = config.copy()
+    if "pretrained" in config.encoder:
+        config.encoder.pretrained = False
+    return config
 
 
 def build_datamodule(config: DictConfig) -> "DataModule":

@@ -15,7 +15,7 @@ from kindred.errors import ConfigError
 from kindred.runs.attachments import check_attachments, write_attachments
 from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
 from kindred.runs.fingerprint import check_unchanged, write_record
-from kindred.runs.run import build_datamodule, build_module
+from kindred.runs.run import build_datamodule, build_module, without_weights
 from kindred.runs.starting_weights import load_encoder_weights
 from kindred.runs.trust import read_settings
 from kindred.runs.weights import bound_settings, check_settings, resume_point
@@ -50,8 +50,9 @@ def train(config: DictConfig) -> dict[str, float]:
     ranks = launch.check_devices(config)
     lightning.seed_everything(config.seed, verbose=False)
     datamodule = build_datamodule(config)
-    module = build_module(config)
-    if config.init_from is not None:
+    begun = config.resume is not None and any(Path(config.resume, "checkpoints").glob("*.ckpt"))
+    module = build_module(without_weights(config) if begun else config)
+    if config.init_from is not None and not begun:
         loaded = load_encoder_weights(module.encoder, Path(config.init_from))
         if launch.rank() == 0:
             print(loaded, file=sys.stderr)

@@ -225,6 +225,7 @@ def test_the_cache_follows_the_table(parquet, monkeypatch):
     assert len(list(source.cache_dir.glob("train-*"))) == 1  # the outdated one is gone
 
 
+@pytest.mark.slow
 def test_many_rows_are_decoded_by_processes_in_their_order(tmp_path, monkeypatch):
     count = 16 * 64 + 5
     contents = [picture(i % 7, (8 + i % 3, 8)) for i in range(count)]
