@@ -225,6 +225,15 @@ def test_the_cache_follows_the_table(parquet, monkeypatch):
     assert len(list(source.cache_dir.glob("train-*"))) == 1  # the outdated one is gone
 
 
+def test_a_run_can_tell_that_the_table_has_changed(parquet):
+    before = load(parquet)[0].inventory("train")
+    assert before.names.tolist() == [f"{split}-00000-of-00001.parquet".encode() for split in sorted(COUNTS)]
+    tables({"train": 4})["train"].to_parquet(parquet / "train-00000-of-00001.parquet")
+    source, _ = load(parquet)
+    assert source.inventory("train").sizes[1] != before.sizes[1]
+    assert source.inventory("bank") is None
+
+
 @pytest.mark.slow
 def test_many_rows_are_decoded_by_processes_in_their_order(tmp_path, monkeypatch):
     count = 16 * 64 + 5

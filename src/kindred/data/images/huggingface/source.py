@@ -18,7 +18,8 @@ from kindred.data.images.decoding import keep_rows
 from kindred.data.images.folder import IMAGENET_MEAN, IMAGENET_STD, VERSION
 from kindred.data.images.huggingface.rows import Chunks, Decoded, Rows, TableImages
 from kindred.data.images.huggingface.tables import Tables
-from kindred.data.source import ArrayExamples
+from kindred.data.inventory import Files, look_up
+from kindred.data.source import ArrayExamples, NoTestError
 from kindred.errors import ConfigError, UnwritableError
 from kindred.values import Count
 
@@ -99,7 +100,7 @@ class HuggingFace:
     def load(self, split: str) -> ArrayExamples | TableImages | None:
         if split not in self._tables.names:
             if split == "test":
-                raise ConfigError(
+                raise NoTestError(
                     f"data.source.test: {self.path} has no split test, but {', '.join(self._tables.there)}: name the one "
                     "that judges, or monitor on val images only (data.val_size above 0)"
                 )
@@ -117,6 +118,10 @@ class HuggingFace:
                 return ArrayExamples(open_array(folder / "images.npy")[: len(kept)], labels[kept])
         rows = self._tables.rows(split, kept)
         return TableImages(rows.place, cast(Any, rows), labels[kept], self.image_size, self.channels)
+
+    def inventory(self, split: str) -> Files | None:
+        """The files that the table of `split` is read from; they may be those of other splits too."""
+        return look_up(*self._tables.files(split)) if split in self._tables.names else None
 
     @property
     def class_names(self) -> list[str]:
