@@ -85,7 +85,9 @@ class Training:
             log_every_n_steps=1000,
             accumulate_grad_batches=1,
             limit_train_batches=1.0,
-            datamodule=SimpleNamespace(train_dataloader=lambda: range(9), train_is_labelled=True, num_classes=3),
+            datamodule=SimpleNamespace(
+                train_dataloader=lambda: range(9), train_is_labelled=True, is_judged=True, num_classes=3
+            ),
         )
         self.data.trainer = self.module.trainer = self.trainer
         made = self.module.configure_optimizers()

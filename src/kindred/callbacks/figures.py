@@ -82,7 +82,7 @@ class Figures(Callback):
         from kindred.tracking.figures import draw_neighbours
 
         datamodule, bank = trainer.datamodule, nearest.ravel()
-        names = np.array([*datamodule.class_names, "unlabelled"])  # label -1 is the last
+        names = np.array([*datamodule.class_names, ""])  # label -1 is the last
         images, nearby = pictures(datamodule, datamodule.query, queries), pictures(datamodule, datamodule.bank, bank)
         if images is None or nearby is None:
             return

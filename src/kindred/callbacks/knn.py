@@ -18,7 +18,7 @@ class KNNCallback(Callback):
     """Logs `val/knn_top1` and `val/knn_top5` of the unaugmented query images against the bank.
 
     The untrained encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...`: without these
-    base lines an accuracy says little.
+    base lines an accuracy says little. Without labels of two classes nothing is logged.
 
     Args:
         k: neighbours that vote, k >= 1; cut to the size of the bank.
@@ -47,6 +47,8 @@ class KNNCallback(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step and not last and (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        if not trainer.datamodule.is_judged:
             return
         store = feature_store(trainer)
         split = trainer.datamodule.monitor

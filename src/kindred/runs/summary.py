@@ -31,6 +31,10 @@ def print_summary(summary: dict[str, float], directory: Path, console: Console |
         accuracy(f"kNN, last epoch{on}", f"{split}/knn")
         accuracy(f"kNN, best epoch{on}", f"{split}/knn", "_best")
         accuracy(f"linear probe, last epoch{on}", f"{split}/linear")
+    if not table.row_count:  # no labels
+        for name in ("train/loss", "train/alignment", "val/uniformity", "val/effective_rank"):
+            if name in summary:
+                table.add_row(f"{name}, last epoch", f"{summary[name]:.3f}")
     console = console or Console()
     console.print(table)
     if "seconds" in summary:
@@ -39,7 +43,7 @@ def print_summary(summary: dict[str, float], directory: Path, console: Console |
             f"{summary['images_per_second']:.0f} images per second in training"
         )
     if summary.get("skipped_files"):
-        console.print(f"{summary['skipped_files']:g} files could not be decoded and were skipped")
+        console.print(f"{summary['skipped_files']:g} files could not be decoded and were skipped: skipped.csv")
     # Unwrapped, so that the lines can be copied.
     console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
     console.print(f"longer:   make train RESUME={directory} EPOCHS=<more>", soft_wrap=True)

@@ -11,7 +11,15 @@ from omegaconf import DictConfig
 
 from kindred.config import build, check
 from kindred.errors import ConfigError
-from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
+from kindred.runs.directory import (
+    Claim,
+    begin,
+    check_place,
+    remove_remains,
+    run_directory,
+    saved_form,
+    write_skipped,
+)
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.trust import read_settings
 from kindred.runs.weights import bound_settings, check_settings, load_encoder_weights, resume_point
@@ -93,6 +101,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
             begun = True
             if trainer.is_global_zero:
                 begin(config, claim, last)
+                write_skipped(directory, getattr(trainer.datamodule.source, "skipped_files", ()))
             for logger in trainer.loggers:
                 logger.log_hyperparams(read_settings(saved_form(config), "config.yaml"))
 

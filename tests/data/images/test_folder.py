@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from kindred.data.cache import build_once
-from kindred.data.images import decoding
 from kindred.data.images import folder as imagefolder
 from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.folder import ImageFolder
+from kindred.data.images.formats import decoding, parallel
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Subset
 from kindred.data.source import ArrayExamples
@@ -107,7 +107,7 @@ def decoded(monkeypatch):
     """A list that grows by one with every file decoded."""
     seen = []
     original = decoding.decode
-    monkeypatch.setattr(decoding, "decode", lambda path, *args, **kw: seen.append(path) or original(path, *args, **kw))
+    monkeypatch.setattr(parallel, "decode", lambda path, *args, **kw: seen.append(path) or original(path, *args, **kw))
     return seen
 
 
@@ -281,7 +281,7 @@ def test_rows_are_moved_up_in_place(tmp_path, gone):
     array = np.random.default_rng(0).integers(0, 256, (1000, 2)).astype(np.uint8)
     np.save(tmp_path / "a.npy", array)
     kept = np.delete(np.arange(1000), gone)
-    decoding.keep_rows(tmp_path / "a.npy", kept)
+    parallel.keep_rows(tmp_path / "a.npy", kept)
     assert (np.load(tmp_path / "a.npy")[: len(kept)] == array[kept]).all()
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -378,8 +378,14 @@ def test_wrong_layouts_are_explained(root, spoil, message):
 def test_bad_settings():
     with pytest.raises(ValueError, match=r"data\.source\.on_bad_image is 'ignore'"):
         ImageFolder("x", 16, on_bad_image="ignore")
-    with pytest.raises(ValueError, match=r"data\.channels is 4"):
-        ImageFolder("x", 16, channels=4)
+    for labels in ("folders", "labels.txt", ""):
+        with pytest.raises(
+            ValueError, match=rf"data\.source\.labels is '{labels}': choose auto, none, or a file .*\.csv"
+        ):
+            ImageFolder("x", 16, labels=labels)
+    for ends in ((1, 1), (4095, 0), (0, float("nan"))):
+        with pytest.raises(ValueError, match=r"data\.source\.range is \[.*\]: give the value that becomes black"):
+            ImageFolder("x", 16, range=ends)
     for pack in (223, 0, True, 256.0):
         with pytest.raises(ValueError, match=rf"data\.source\.pack is {pack}: .* data\.image_size=224 up, .* 256"):
             ImageFolder("x", 224, pack=pack)
