@@ -22,8 +22,8 @@ class DataModule(lightning.LightningDataModule):
     judge the representation. Test examples are read by `test_dataset` only, or with `val_size=0`.
 
     After setup(): `train`, `bank`, `query` (datasets: len, `labels`, `__getitems__`), `class_names`, `num_classes`,
-    `train_is_labelled` (at least in part), `is_judged` (bank and query have labels of two classes or more, so that accuracies
-    mean something) and `monitor`, the prefix of metrics on the query examples: "val", or "test" with `val_size=0`.
+    `train_is_labelled` (in part at least), `is_judged` (bank and query have labels, of two classes or more: accuracies mean
+    something) and `monitor`, the prefix of metrics on the query examples: "val", or "test" with `val_size=0`.
 
     Args:
         source: where the examples come from.

@@ -13,6 +13,8 @@ from kindred.tracking.metrics_csv import read_metrics, summarise
 if TYPE_CHECKING:
     from kindred.training.trainer import Trainer
 
+LABEL_FREE = ("train/loss", "train/alignment", "val/uniformity", "val/effective_rank")
+
 
 def print_summary(summary: dict[str, float], directory: Path, console: Console | None = None) -> None:
     """A table of what was reached, the base lines first, and what to type next."""
@@ -32,9 +34,10 @@ def print_summary(summary: dict[str, float], directory: Path, console: Console |
         accuracy(f"kNN, best epoch{on}", f"{split}/knn", "_best")
         accuracy(f"linear probe, last epoch{on}", f"{split}/linear")
     if not table.row_count:  # no labels
-        for name in ("train/loss", "train/alignment", "val/uniformity", "val/effective_rank"):
+        table = Table("", "last epoch", title=str(directory), title_justify="left")
+        for name in LABEL_FREE:
             if name in summary:
-                table.add_row(f"{name}, last epoch", f"{summary[name]:.3f}")
+                table.add_row(name, f"{summary[name]:.3f}")
     console = console or Console()
     console.print(table)
     if "seconds" in summary:

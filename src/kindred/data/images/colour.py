@@ -3,8 +3,9 @@
 Images are float32 [B, C, H, W] in [0, 1] and stay there; parameters are float32 [B]. Each operation is torchvision's
 (`torchvision.transforms.v2.functional`) and the identity at its neutral parameter. Names that end in an underscore work
 in place, as in torch, and return their argument. Grey images (C = 1) pass unchanged through the operations that need
-three channels, which must not be asked for where there are others. The numbers are touched only by operations with one rounding, and sums are of integers, for the reason
-given in `resample.py`; `torch.where` is avoided because it is slow on CPUs.
+three channels, which are not for other numbers of channels. The numbers are touched only by operations with one
+rounding, and sums are of integers, for the reason given in `resample.py`; `torch.where` is avoided because it is slow on
+CPUs.
 """
 
 from __future__ import annotations

@@ -294,7 +294,7 @@ class MultiView(Views):
 
 
 def needs_colours(views: Sequence[View]) -> str | None:
-    """The first setting that means something only of red, green and blue, such as `views[0].hue=0.1`; None: there is none."""
+    """The first setting that means something only of red, green and blue, such as `views[0].hue=0.1`; None: no one."""
     for number, view in enumerate(views):
         for name in ("saturation", "hue", "gray"):
             if getattr(view, name) and (name == "gray" or view.jitter):

@@ -20,7 +20,7 @@ def read_array(file: str | BinaryIO, channels: int) -> np.ndarray:
         array = array[None]
     first, last = (array.ndim == 3 and array.shape[axis] == channels for axis in (0, -1))
     if first == last or not array.size:
-        either = ", which may be either" if first else ""
+        either = ", which may be either" if first and last else ""
         raise UnfitError(
             f"has the shape {list(array.shape)}{either}: data.channels={channels} needs [{channels}, height, width] or "
             f"[height, width, {channels}]"

@@ -62,16 +62,21 @@ def decode(file: str | BinaryIO, reading: Reading, draft: bool = False, name: st
         if reading.channels not in (1, 3):
             values = read_array(file, reading.channels)
             return Picture(tuple(map(Image.fromarray, to_8_bits(values, reading.range, values.dtype))))
-        return _decode_image(file, reading, draft)
+        if not isinstance(file, str):
+            return _decode_image(file, reading, draft)
+        # Of a path Pillow maps the file, and takes a grey TIFF that is to be turned by 90 degrees for one that was.
+        with open(file, "rb") as opened:
+            return _decode_image(opened, reading, draft)
     except UnfitError as error:
         raise UnfitError(f"{name} {error}") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, struct.error, zlib.error, EOFError ...
-        if isinstance(file, str) and os.path.isfile(file) and not os.path.getsize(file):
-            raise ConfigError(f"{name} cannot be decoded (it is empty)") from error
-        raise ConfigError(f"{name} cannot be decoded ({type(error).__name__}: {error})") from error
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "it is empty" if isinstance(file, str) and not os.path.getsize(file) else "it is no image"
+        raise ConfigError(f"{name} cannot be decoded ({reason})") from error
 
 
-def _decode_image(file: str | BinaryIO, reading: Reading, draft: bool) -> Picture:
+def _decode_image(file: BinaryIO, reading: Reading, draft: bool) -> Picture:
     try:
         opened = Image.open(file)
     except Image.UnidentifiedImageError:

@@ -3,7 +3,7 @@
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kindred.data.images.formats.scale import to_8_bits
 
@@ -29,19 +29,19 @@ class Deep(NamedTuple):
         levels = np.dstack([255 - levels if self.inverted else levels, *alpha])
         image = Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels)
         image.getexif()[ORIENTATION] = self.orientation
-        return image
+        return ImageOps.exif_transpose(image)
 
 
 def is_deep(image: Image.Image) -> bool:
     """Whether a file that Pillow has opened, and not loaded, holds more than 8 bits a channel."""
     if image.mode == "F" or image.mode.startswith("I"):
         return True
-    tiles = getattr(image, "tile", ())
-    raw = [tile[3] if isinstance(tile[3], str) else str(tile[3][0]) for tile in tiles if tile[3]]
-    return image.format in ("PNG", "TIFF") and image.mode != "CMYK" and any(";16" in mode for mode in raw)
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS, (1,))) > 8 and image.mode != "CMYK"
+    return image.format == "PNG" and any(";16" in str(tile[3]) for tile in image.tile)
 
 
-def read_deep(image: Image.Image, file: str | BinaryIO) -> Deep:
+def read_deep(image: Image.Image, file: BinaryIO) -> Deep:
     """The numbers of an image that `is_deep`; `file` is what it was opened from."""
     if image.format == "PNG":
         values, transparent = _read_png(image, file), image.info.get("transparency")
@@ -55,14 +55,15 @@ def read_deep(image: Image.Image, file: str | BinaryIO) -> Deep:
     if image.mode != "F" and not image.mode.startswith("I"):
         return _tiff(file)[0]
     tags = getattr(image, "tag_v2", {})
-    (bits, *_), (kind, *_) = tags.get(BITS, (32,)), tags.get(SAMPLE_FORMAT, (SIGNED,))
+    (bits, *_), (kind, *_) = tags.get(BITS, (32,)), tags.get(SAMPLE_FORMAT, (1 if tags else SIGNED,))
+    image.load()
     values = np.asarray(image)  # turned by Pillow as its tag says
     if image.mode == "I":
         values = values.astype(f"{'' if kind == SIGNED else 'u'}int{bits}")
     return Deep(values, 4095 if bits == 12 else None, tags.get(PHOTOMETRIC) == 0)
 
 
-def _read_png(image: Image.Image, file: str | BinaryIO) -> np.ndarray:
+def _read_png(image: Image.Image, file: BinaryIO) -> np.ndarray:
     """uint16 [H, W] or [H, W, C]."""
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16)
@@ -71,33 +72,27 @@ def _read_png(image: Image.Image, file: str | BinaryIO) -> np.ndarray:
     grey = "LA" in str(image.tile[0][3])
     passes = []
     for raw in ["RGBA"] if grey else [f"{image.mode};16{end}" for end in "BL"]:
-        if not isinstance(file, str):
-            file.seek(0)
-        with Image.open(file) as again:
-            again._mode = "RGBA" if grey else image.mode
-            again.tile = [tile._replace(args=raw) for tile in again.tile]
-            passes.append(np.asarray(again).astype(np.uint16))
+        file.seek(0)
+        again = Image.open(file)
+        again._mode = "RGBA" if grey else image.mode
+        again.tile = [type(tile)(*tile[:3], raw) for tile in again.tile]
+        passes.append(np.asarray(again).astype(np.uint16))
     if grey:
         return passes[0][..., ::2] << 8 | passes[0][..., 1::2]
     return passes[0] << 8 | passes[1]
 
 
-def read_tiff(file: str | BinaryIO) -> tuple[Deep, bool] | None:
+def read_tiff(file: BinaryIO) -> tuple[Deep, bool] | None:
     """The first picture of a TIFF file that Pillow has no mode for, and whether there are more; None: it is no TIFF."""
-    if isinstance(file, str):
-        with open(file, "rb") as opened:
-            start = opened.read(4)
-    else:
-        file.seek(0)
-        start = file.read(4)
+    file.seek(0)
+    start = file.read(4)
     return _tiff(file) if start in TIFF else None
 
 
-def _tiff(file: str | BinaryIO) -> tuple[Deep, bool]:
-    import tifffile  # half as long to import as Pillow
+def _tiff(file: BinaryIO) -> tuple[Deep, bool]:
+    import tifffile  # only where there is such a file
 
-    if not isinstance(file, str):
-        file.seek(0)
+    file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page, more = tiff.pages.first, len(tiff.pages) > 1
         values, meaning, extra = page.asarray(), int(page.photometric), tuple(map(int, page.extrasamples))
