@@ -79,7 +79,7 @@ def list_images(
             deeper += [path for below in _below(folder, files, extensions, skip) for path, *_ in below.images][
                 len(files.images) :
             ]
-    classes = top.folders if layout == "classes" or labels else []
+    classes = top.folders if labels and layout != "flat" else []
     if layout != "flat":
         if deeper:
             raise ConfigError(
@@ -125,7 +125,9 @@ def _look(folder: str, path: str, extensions: tuple[str, ...], skip: bool) -> _F
             if entry.name.startswith("."):
                 continue
             name = f"{path}/{entry.name}" if path else entry.name
-            if entry.is_dir():
+            if (
+                os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            ):  # of a link to itself is_dir() fails
                 # Into a folder that a link leads back to one would go for ever.
                 if entry.is_symlink() and f"{os.path.realpath(place)}/".startswith(f"{os.path.realpath(entry.path)}/"):
                     found.unusable.append((name, "is a link to a folder that it lies in"))
