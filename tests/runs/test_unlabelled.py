@@ -23,16 +23,15 @@ TINY = [
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 
 
-def write_images(folder, count, seed=0, classes=COLOURS, suffix="png"):
+def write_images(folder, count, seed=0, classes=COLOURS):
     """`count` noisy images a class, in <folder>/<class>/."""
     generator = np.random.default_rng(seed)
     for name in classes:
         (folder / name).mkdir(parents=True)
         for number in range(count):
             noise = generator.normal(0, 25, (10, 12, 3))
-            Image.fromarray(np.clip(COLOURS[name] + noise, 0, 255).astype(np.uint8)).save(
-                folder / name / f"{number}.{suffix}"
-            )
+            image = Image.fromarray(np.clip(COLOURS[name] + noise, 0, 255).astype(np.uint8))
+            image.save(folder / name / f"{number}.png")
 
 
 def flatten(folder, into):
@@ -149,12 +148,13 @@ def test_one_class_trains_as_unlabelled_images_do(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["simclr", "supcon"])
 def test_half_labelled_images_judge_by_what_is_known(tmp_path, model):
-    write_images(tmp_path, 20)
+    root = tmp_path / "root"
+    write_images(root, 20)
     rows = [(f"{name}/{number}.png", name if number % 2 else "") for name in COLOURS for number in range(20)]
-    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+    (root / "labels.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
     overrides = [
         *TINY,
-        f"data.source.root={tmp_path}",
+        f"data.source.root={root}",
         "data.source.labels=labels.csv",
         f"model={model}",
         "data.val_size=18",

@@ -50,8 +50,8 @@ class ImageDataModule(DataModule):
         self.image_size, self.channels = image_size, channels
         if channels not in (1, 3) and (coloured := needs_colours(views.views)):
             raise ConfigError(
-                f"views.{coloured}: changes colours, which data.channels={channels} are not: set saturation, hue and gray to 0, "
-                "as VIEWS=channels does"
+                f"views.{coloured}: changes colours, which data.channels={channels} are not: set saturation, hue and gray "
+                "to 0, as VIEWS=channels does"
             )
         views.expect(image_size, source.mean, source.std)
 

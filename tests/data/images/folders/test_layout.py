@@ -84,6 +84,12 @@ def test_a_bank_folder_beside_val(tmp_path):
     assert may_be_judged(str(tmp_path), "none")
 
 
+def test_the_figures_of_runs_in_the_same_place_are_left_out(tmp_path):
+    fill(tmp_path, "a.jpg", "logs/x/figures/views.png", "logs/x/config.yaml", "logs/x/metrics.csv")
+    assert listed(tmp_path) == {"train": {"a.jpg": None}}
+    assert listed(tmp_path, "none") == {"train": {"a.jpg": None}}
+
+
 # Half-labelled
 
 

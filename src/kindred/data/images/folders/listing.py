@@ -121,13 +121,15 @@ def _look(folder: str, path: str, extensions: tuple[str, ...], skip: bool) -> _F
     except OSError as error:
         raise ConfigError(f"data.source.root: {os.path.abspath(place)} cannot be read ({error.strerror})") from error
     with entries:
+        entries = list(entries)
+        if {"config.yaml", "metrics.csv"} <= {entry.name for entry in entries}:
+            return found  # a run's, whose figures are no images to train on
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             name = f"{path}/{entry.name}" if path else entry.name
-            if (
-                os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-            ):  # of a link to itself is_dir() fails
+            # Of a link to itself is_dir() fails.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 # Into a folder that a link leads back to one would go for ever.
                 if entry.is_symlink() and f"{os.path.realpath(place)}/".startswith(f"{os.path.realpath(entry.path)}/"):
                     found.unusable.append((name, "is a link to a folder that it lies in"))
