@@ -12,7 +12,7 @@ from kindred.data.order import stratified_order
 from kindred.data.source import Examples, Source
 from kindred.data.views import Views
 from kindred.errors import ConfigError
-from kindred.values import Count
+from kindred.values import Count, value_text
 
 
 class DataModule(lightning.LightningDataModule):
@@ -115,7 +115,7 @@ class DataModule(lightning.LightningDataModule):
         count = round(size * labelled) if isinstance(size, float) else size
         if not 0 < count < labelled:
             raise ConfigError(
-                f"data.val_size is {self.val_size}: that is {count} of the {labelled} examples of "
+                f"data.val_size is {value_text(self.val_size)}: that is {count} of the {labelled} examples of "
                 f"{self.source.name}; some must be left on either side"
             )
         return count
