@@ -12,6 +12,8 @@ from kindred.data.images.formats.deep import is_deep, read_deep, read_tiff
 from kindred.data.images.formats.scale import UnfitError, to_8_bits
 from kindred.errors import ConfigError
 
+TURNING = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # Pillow's keys of what may hold an orientation
+
 
 class Reading(NamedTuple):
     """How a file becomes pixels: what a cache of them depends on, besides the files."""
@@ -92,8 +94,9 @@ def _decode_image(file: BinaryIO, reading: Reading, draft: bool) -> Picture:
                 image.draft(None, (image.width // 8, image.height // 8))
             image.load()
             image = _within(image, reading)
-        with contextlib.suppress(Exception):  # EXIF that cannot be read turns nothing
-            ImageOps.exif_transpose(image, in_place=True)
+        if image.info.keys() & TURNING:  # to ask each image takes longer
+            with contextlib.suppress(Exception):  # EXIF that cannot be read turns nothing
+                ImageOps.exif_transpose(image, in_place=True)
         return Picture((_finish(image, reading),), more)
 
 
