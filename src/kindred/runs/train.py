@@ -101,7 +101,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
             begun = True
             if trainer.is_global_zero:
                 begin(config, claim, last)
-                write_skipped(directory, getattr(trainer.datamodule.source, "skipped_files", ()))
+                write_skipped(directory, getattr(datamodule.source, "skipped_files", ()))
             for logger in trainer.loggers:
                 logger.log_hyperparams(read_settings(saved_form(config), "config.yaml"))
 

@@ -3,7 +3,7 @@
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from kindred.data.images.formats.scale import to_8_bits
 
@@ -32,16 +32,16 @@ class Deep(NamedTuple):
         return ImageOps.exif_transpose(image)
 
 
-def is_deep(image: Image.Image) -> bool:
+def is_deep(image: ImageFile.ImageFile) -> bool:
     """Whether a file that Pillow has opened, and not loaded, holds more than 8 bits a channel."""
     if image.mode == "F" or image.mode.startswith("I"):
         return True
     if image.format == "TIFF":
-        return max(image.tag_v2.get(BITS, (1,))) > 8 and image.mode != "CMYK"
+        return max(getattr(image, "tag_v2", {}).get(BITS, (1,))) > 8 and image.mode != "CMYK"
     return image.format == "PNG" and any(";16" in str(tile[3]) for tile in image.tile)
 
 
-def read_deep(image: Image.Image, file: BinaryIO) -> Deep:
+def read_deep(image: ImageFile.ImageFile, file: BinaryIO) -> Deep:
     """The numbers of an image that `is_deep`; `file` is what it was opened from."""
     if image.format == "PNG":
         values, transparent = _read_png(image, file), image.info.get("transparency")
@@ -63,7 +63,7 @@ def read_deep(image: Image.Image, file: BinaryIO) -> Deep:
     return Deep(values, 4095 if bits == 12 else None, tags.get(PHOTOMETRIC) == 0)
 
 
-def _read_png(image: Image.Image, file: BinaryIO) -> np.ndarray:
+def _read_png(image: ImageFile.ImageFile, file: BinaryIO) -> np.ndarray:
     """uint16 [H, W] or [H, W, C]."""
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16)

@@ -29,14 +29,15 @@ def to_8_bits(values: np.ndarray, ends: tuple[float, float] | None, dtype: np.dt
         raise UnfitError(f"holds values of type {dtype}, which are no grey values; data.source.range cannot help")
     if dtype.kind == "f" and not np.isfinite(values).all():
         raise UnfitError("holds values that are not finite, which data.source.range cannot place")
-    own = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "ui" else None
     if dtype == np.uint8:
-        if ends is None or tuple(ends) == own:
+        if ends is None or tuple(ends) == (0, 255):
             return values.astype(np.uint8, copy=False)
         if ends[0] < 0 or ends[1] > 255:
             raise UnfitError(
                 f"has 8 bits a channel, and data.source.range=[{ends[0]:g},{ends[1]:g}] is for more: give values from 0 "
                 "to 255, or null, and keep other images elsewhere"
             )
-    low, high = ends or own
+    if ends is None:
+        ends = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    low, high = ends
     return np.rint(np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
