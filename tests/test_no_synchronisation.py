@@ -96,7 +96,9 @@ class Training:
             log_every_n_steps=1000,
             accumulate_grad_batches=1,
             limit_train_batches=1.0,
-            datamodule=SimpleNamespace(train_dataloader=lambda: range(9), train_is_labelled=True, num_classes=3),
+            datamodule=SimpleNamespace(
+                train_dataloader=lambda: range(9), train_is_labelled=True, is_judged=True, num_classes=3
+            ),
         )
         if method is InstDisc:
             self.module.bank.fill(torch.arange(8, device=device), seed=0)

@@ -44,7 +44,7 @@ class Evaluations:
             callbacks=[self.store, self.probe],
             loggers=[self.logger],
             callback_metrics={},
-            datamodule=SimpleNamespace(views=views, bank=range(300), num_classes=8, monitor="val"),
+            datamodule=SimpleNamespace(views=views, bank=range(300), num_classes=8, is_judged=True, monitor="val"),
             num_training_batches=10,
             accumulate_grad_batches=1,
         )

@@ -130,7 +130,11 @@ STARTS = [
     (FOLDER, "", [r"data\.source\.root: needs a value"]),
     (FOLDER, "data.source.root=nowhere", [r"data\.source\.root: there is no folder .*nowhere"]),
     (FOLDER, "data.source.root=words.txt", [r"data\.source\.root: there is no folder .*words\.txt"]),
-    (FOLDER, "data.source.root=empty", [r"data\.source\.root: there is no folder .*train"]),
+    (
+        FOLDER,
+        "data.source.root=empty",
+        [r"data\.source\.root: .*empty has no images .*; expected <root>/train/<class>/"],
+    ),
     (FOLDER, "data.source.root=bad", [r"train/cat/1\.png cannot be decoded.*on_bad_image=skip"]),
     (TRAIN, "data.source.root=words.txt/digits", [r"data\.source\.root: cannot write to"]),
     (TRAIN, "log_dir=words.txt", [r"log_dir: words\.txt: .*is no folder"]),

@@ -85,7 +85,9 @@ class Figures(Callback):
     ) -> None:
         """neighbours.png, and the same for loggers that take it, or neighbours.html: `nearest` [Q, k] are bank positions."""
         datamodule, bank = trainer.datamodule, nearest.ravel()
-        names = np.array([*datamodule.class_names, "unlabelled"])  # label -1 is the last
+        names = np.array(
+            [*datamodule.class_names, "" if datamodule.query.labels.max() < 0 else "unlabelled"]
+        )  # label -1
         query_names = names[datamodule.query.labels[queries]]
         bank_names = names[datamodule.bank.labels[bank]].reshape(nearest.shape)
         images, nearby = pictures(datamodule, datamodule.query, queries), pictures(datamodule, datamodule.bank, bank)

@@ -44,10 +44,8 @@ class GeometryCallback(Callback):
         for prefix, share in (("", store.query), ("projector_", store.projected)):
             embeddings, labels, _ = share.gathered()
             rows = torch.linspace(0, len(labels) - 1, min(len(labels), self.images), device=labels.device).long()
-            values = {
-                "uniformity": uniformity(embeddings[rows]),
-                "tolerance": tolerance(embeddings[rows], labels[rows]),
-                "effective_rank": effective_rank(embeddings[rows]),
-            }
+            values = {"uniformity": uniformity(embeddings[rows]), "effective_rank": effective_rank(embeddings[rows])}
+            if trainer.datamodule.is_judged:
+                values["tolerance"] = tolerance(embeddings[rows], labels[rows])
             there = {f"{split}/{prefix}{name}": value for name, value in values.items() if not value.isnan()}
             record(trainer, there)

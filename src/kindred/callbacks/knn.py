@@ -23,7 +23,8 @@ class KNNCallback(Callback):
     projections against the bank as it is, stale and augmented (Wu et al. 2018, section 3.4).
 
     The untrained encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...` or by what name
-    their views have for it: without these base lines an accuracy says little.
+    their views have for it: without these base lines an accuracy says little. Without labels of two classes nothing is
+    logged.
 
     Args:
         k: neighbours that vote, k >= 1; cut to the size of the bank.
@@ -52,6 +53,8 @@ class KNNCallback(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if trainer.global_step and not last and (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        if not trainer.datamodule.is_judged:
             return
         store = feature_store(trainer)
         split = trainer.datamodule.monitor

@@ -23,7 +23,8 @@ class LinearProbeCallback(Callback):
 
     It is the one of `kindred evaluate`, fitted to convergence, its penalty chosen on a tenth of the bank. The untrained
     encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...` or by what name their views
-    have for it, or their INPUT_AXES principal axes of largest variance, if they are wider.
+    have for it, or their INPUT_AXES principal axes of largest variance, if they are wider. Without labels of two classes
+    nothing is logged.
 
     On W ranks the bank stays dealt, and the result is that of one. The last classifier is where the next fit begins; it is
     in the checkpoint, so that a resumed run begins there as well.
@@ -40,6 +41,8 @@ class LinearProbeCallback(Callback):
             self.last = LinearProbe(Linear(state["weight"], state["bias"]), state["penalty"], math.nan)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: ContrastiveModule) -> None:
+        if not trainer.datamodule.is_judged:
+            return
         store, classes = feature_store(trainer), trainer.datamodule.num_classes
         bank, query = _precise(store.bank), _precise(store.query)
         if sum_over_ranks((~bank.features.isfinite()).sum()):

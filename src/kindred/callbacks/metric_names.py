@@ -4,7 +4,9 @@ A sweep asks for them before it trains. What stands here is what the callbacks a
 tests/callbacks/test_metric_names.py compares it with what runs wrote.
 """
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from kindred.data.images.folders.layout import may_be_judged
 
 TOP = ("top1", "top5")
 GEOMETRY = ("uniformity", "tolerance", "effective_rank")
@@ -49,6 +51,14 @@ BASE_LINES = {"kindred.data.images.views.MultiView": "pixels", "kindred.data.tex
 ALWAYS = ("step", "epoch", "epochs", "skipped_files")  # kindred.runs.summary
 
 
+def has_labels(config: DictConfig) -> bool:
+    """False if a look at the configuration, and at the folder of images that it names, shows that nothing can be judged."""
+    source = config.data.get("source") or {}
+    if "labels" not in source or OmegaConf.is_missing(source, "root"):
+        return True
+    return may_be_judged(str(source["root"]), str(source["labels"]))
+
+
 def metric_names(config: DictConfig) -> set[str] | None:
     """The names that summary.json may have after a run with `config`; None if a class of someone's own could add to them.
 
@@ -67,4 +77,6 @@ def metric_names(config: DictConfig) -> set[str] | None:
     if any(node is not None and node.get("views") for node in config.callbacks.values()):  # label_free's
         recorded += [f"split/{of}common_{name}" for of in ("", "projector_") for name in OF_VIEWS]
     names = {name.replace("split/", f"{split}/").replace("base_line/", f"{base_line}/") for name in recorded}
+    if not has_labels(config):
+        names = {name for name in names if not name.endswith((*TOP, "tolerance"))}
     return names | {f"{name}_best" for name in names if name.startswith(split) and name.endswith(TOP)}

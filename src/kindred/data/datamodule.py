@@ -14,7 +14,7 @@ from kindred.data.order import stratified_order
 from kindred.data.source import Examples, Source
 from kindred.data.views import Views
 from kindred.errors import ConfigError
-from kindred.values import Count
+from kindred.values import Count, value_text
 
 
 class DataModule(lightning.LightningDataModule):
@@ -24,15 +24,16 @@ class DataModule(lightning.LightningDataModule):
     judge the representation. Test examples are read by `test_dataset` only, or with `val_size=0`.
 
     After setup(): `train`, `bank`, `query` (datasets: len, `labels`, `__getitems__`), `class_names`, `num_classes`,
-    `train_is_labelled` and `monitor`, the prefix of metrics on the query examples: "val", or "test" with `val_size=0`.
+    `train_is_labelled` (in part at least), `is_judged` (bank and query have labels, of two classes or more: accuracies mean
+    something) and `monitor`, the prefix of metrics on the query examples: "val", or "test" with `val_size=0`.
 
     Args:
         source: where the examples come from.
         views: how a raw batch becomes what the encoder eats.
         batch_size: the global batch: the examples contrasted in one loss, on all ranks together.
-        val_size: examples (int) or share of the labelled train examples (float) held out of train as query examples,
-            by a stratified permutation that is the same in all runs. None: the source's own val split, else 0.1.
-            0: the query examples are the source's test split.
+        val_size: examples (int) or share (float) of the bank split, where the source has one, else of train, held out
+            of it as query examples by a stratified permutation that is the same in all runs. None: the source's own val
+            split, else 0.1. 0: the query examples are the source's test split.
         train_size: train on a stratified subset of this many examples (always the same); the bank is those too.
         eval_batch_size: per rank.
         num_workers: loader processes per rank, useful for what is streamed from files.
@@ -77,7 +78,7 @@ class DataModule(lightning.LightningDataModule):
         assert train is not None  # Source.load
         self.class_names = list(self.source.class_names)
         self.num_classes = len(self.class_names)
-        self.train_is_labelled = bool((train.labels >= 0).all())
+        self.train_is_labelled = bool((train.labels >= 0).any())
 
         labelled = train if bank is None else bank
         self.query, kept = self._hold_out(labelled)
@@ -87,8 +88,12 @@ class DataModule(lightning.LightningDataModule):
                 f"data.batch_size is {self.batch_size}, but there are only {len(positions)} train examples: "
                 "one batch must fit into an epoch"
             )
-        self.bank = Subset(labelled, positions if bank is None else kept, self.views)
+        answering = positions if bank is None else kept
+        if (known := labelled.labels[answering] >= 0).any():
+            answering = answering[known]
+        self.bank = Subset(labelled, answering, self.views)
         self.train = Subset(train, positions, self.views)
+        self.is_judged = len(np.unique(self.bank.labels)) > 1 and bool((self.query.labels >= 0).any())
         self.is_set_up = True
 
     def _hold_out(self, labelled: Examples) -> tuple[Subset, np.ndarray]:
@@ -112,7 +117,7 @@ class DataModule(lightning.LightningDataModule):
         count = round(size * labelled) if isinstance(size, float) else size
         if not 0 < count < labelled:
             raise ConfigError(
-                f"data.val_size is {self.val_size}: that is {count} of the {labelled} labelled examples of "
+                f"data.val_size is {value_text(self.val_size)}: that is {count} of the {labelled} examples of "
                 f"{self.source.name}; some must be left on either side"
             )
         return count

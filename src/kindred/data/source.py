@@ -51,7 +51,9 @@ class Source(Protocol):
 
     name: str
     class_names: list[str]  # known after prepare() or load()
-    skipped: int  # examples left out because they cannot be read
+    skipped: (
+        int  # examples left out because they cannot be read; `skipped_files`, where there is one, lists (path, reason)
+    )
 
     def prepare(self) -> None:
         """Download and build caches. Runs in one process per node."""

@@ -19,7 +19,7 @@ from kindred.values import Count, NotNegative, Positive
 
 
 class SupCon(ContrastiveModule):
-    """L_out (eq. 2) between projections of V >= 2 views; needs labels.
+    """L_out (eq. 2) between projections of V >= 2 views; needs labels. An unlabelled image is kin to its own views only.
 
     The projector gets r as it comes. The paper normalises r before it (section 3.1); the authors' code in torch
     (HobbitLong/SupContrast, networks/resnet_big.py) does not.
@@ -52,7 +52,8 @@ class SupCon(ContrastiveModule):
                 f"model=supcon contrasts classes, but the train images of {datamodule.source.name} have no labels: "
                 "choose another model (simclr, mocov2, nnclr) or labelled data"
             )
-        if len(classes := np.unique(datamodule.train.labels)) < 2:
+        labels = datamodule.train.labels
+        if len(classes := np.unique(labels[labels >= 0])) < 2:
             raise ConfigError(
                 f"model=supcon contrasts classes, but all train images of {datamodule.source.name} are of one, "
                 f"{datamodule.class_names[classes[0]]!r}: choose another model (simclr, mocov2, nnclr) or data of 2 or more"

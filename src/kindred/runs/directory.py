@@ -4,7 +4,9 @@ What is in it, and how to read it back, is in kindred.runs.run.
 """
 
 import contextlib
+import csv
 import fcntl
+import io
 import json
 import os
 import platform
@@ -139,6 +141,15 @@ def write_environment(run_directory: Path) -> None:
     write_atomically(path, json.dumps(now, indent=2) + "\n")
 
 
+def write_skipped(run_directory: Path, files: Sequence[tuple[str, str]]) -> None:
+    """skipped.csv, if a source left out any: paths below its root, and why."""
+    path = run_directory / "skipped.csv"
+    if files:
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows([("path", "reason"), *sorted(files)])
+        write_atomically(path, table.getvalue())
+
+
 def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[str] = ()) -> DictConfig:
     """The configuration of a run that goes on: its own, but for devices and trainer settings.
 
@@ -233,8 +244,8 @@ def named_directory(config: DictConfig) -> Path:
 
 def remove_remains(directory: Path) -> None:
     """Delete what a killed process had begun to write; this one has claimed the directory."""
-    names = ("config.yaml", "environment.json", "metrics.csv", "summary.json", "wandb.json", "data.json", "data.npz")
-    for pattern in (*(f".{name}.*.tmp" for name in names), "checkpoints/.*.tmp"):
+    files = ("config", "environment", "metrics", "summary", "skipped", "wandb", "data")
+    for pattern in (*(f".{name}.*.tmp" for name in files), "checkpoints/.*.tmp"):
         for path in directory.glob(pattern):
             path.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@
     data.json, .npz     which data: digests of each split's files, and the list of them (kindred.runs.fingerprint)
     metrics.csv         one row per step that logged something
     summary.json        flat: a metric's name -> its value at the last epoch, base lines, best values
+    skipped.csv         files that the data's source left out, and why, if it did
     checkpoints/        last.ckpt, best.ckpt, and previous.ckpt, the way back if last.ckpt is damaged
     .lock               while a process writes here: which one
     figures/            views.png, curves.png, neighbours.png; of an evaluation confusion.png, map.png

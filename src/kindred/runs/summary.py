@@ -15,6 +15,8 @@ from kindred.tracking.metrics_csv import read_metrics, summarise
 if TYPE_CHECKING:
     from kindred.training.trainer import Trainer
 
+LABEL_FREE = ("train/loss", "train/alignment", "val/uniformity", "val/effective_rank")
+
 
 def print_summary(
     summary: dict[str, float], directory: Path, console: Console | None = None, judge: str | None = "test"
@@ -40,6 +42,11 @@ def print_summary(
         accuracy(f"kNN, last epoch{on}", f"{split}/knn")
         accuracy(f"kNN, best epoch{on}", f"{split}/knn", "_best")
         accuracy(f"linear probe, last epoch{on}", f"{split}/linear")
+    if not table.row_count:  # no labels
+        table = Table("", "last epoch", title=str(directory), title_justify="left")
+        for name in LABEL_FREE:
+            if name in summary:
+                table.add_row(name, f"{summary[name]:.3f}")
     console = console or Console()
     console.print(table)
     if "seconds" in summary:
@@ -48,7 +55,7 @@ def print_summary(
             f"{summary['images_per_second']:.0f} images per second in training"
         )
     if summary.get("skipped_files"):
-        console.print(f"{summary['skipped_files']:g} files could not be decoded and were skipped")
+        console.print(f"{summary['skipped_files']:g} files could not be decoded and were skipped: skipped.csv")
     # Unwrapped, so that the lines can be copied.
     console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
     place = shlex.quote(str(directory))

@@ -13,7 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from kindred.config import build, check, fitted
 from kindred.errors import ConfigError
 from kindred.runs.attachments import check_attachments, write_attachments
-from kindred.runs.directory import Claim, begin, check_place, remove_remains, run_directory, saved_form
+from kindred.runs.directory import (
+    Claim,
+    begin,
+    check_place,
+    remove_remains,
+    run_directory,
+    saved_form,
+    write_skipped,
+)
 from kindred.runs.fingerprint import check_unchanged, write_record
 from kindred.runs.run import build_datamodule, build_module, without_weights
 from kindred.runs.starting_weights import load_encoder_weights
@@ -116,6 +124,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
                 begin(config, claim, last)
                 write_record(directory, datamodule)
                 write_attachments(directory, attachments)
+                write_skipped(directory, getattr(datamodule.source, "skipped_files", ()))
             for logger in trainer.loggers:
                 logger.log_hyperparams(read_settings(saved_form(config), "config.yaml"))
 

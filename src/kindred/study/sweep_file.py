@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from omegaconf import DictConfig
 
-from kindred.callbacks.metric_names import metric_names
+from kindred.callbacks.metric_names import has_labels, metric_names
 from kindred.config import ConfigError, YamlLoader, compose, value_fault
 from kindred.config_files import config_names, find_config
 from kindred.files import write_atomically
@@ -319,6 +319,7 @@ def _check_metric(sweep: SweepFile, config: DictConfig) -> None:
     elsewhere = [f"{other}/{metric}" for other in ("val", "test") if other != split and f"{other}/{metric}" in names]
     nearest = max(sorted(names), key=lambda name: difflib.SequenceMatcher(None, sweep.metric, name).ratio())
     why = ", since data.val_size is 0" if elsewhere == [f"test/{metric}"] else ""
+    why = why or ("" if has_labels(config) else f", since the images in {config.data.source.root} have no labels")
     raise ConfigError(
         f"metric.name is {sweep.metric!r}, which the runs of sweep {sweep.name} will not have{why}; did you mean "
         f"{[*elsewhere, nearest][0]!r}? They will have {', '.join(sorted(names))}"

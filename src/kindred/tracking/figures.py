@@ -117,7 +117,11 @@ def draw_curves(path: Path, metrics: dict[str, np.ndarray]) -> None:
             below.axhline(np.nanmax(metrics[name]), color=QUIET, linestyle=style, linewidth=1, label=name)
     if below.lines:
         below.legend(fontsize=8, loc="lower right")
-    below.set_ylabel("accuracy")
+        below.set_ylabel("accuracy")
+    else:  # no labels
+        there = ~np.isnan(metrics.get("val/uniformity", np.full(len(epoch), np.nan)))
+        below.plot(epoch[there], metrics.get("val/uniformity", epoch)[there], "o-", markersize=3, color="#33658a")
+        below.set_ylabel("val/uniformity")
     below.set_xlabel("epoch")
     for axes in (above, below):
         axes.grid(alpha=0.25)
@@ -136,6 +140,8 @@ def draw_neighbours(
 ) -> None:
     """Held-out images with the bank images nearest to them, right and wrong class marked by the frame's colour.
 
+    An image without a label has an empty name, and a frame that says nothing.
+
     Args:
         queries: uint8 [Q, C, H, W], with their classes.
         neighbours: uint8 [Q, k, C, H, W], nearest first, with their classes and cosine similarities [Q, k].
@@ -148,8 +154,9 @@ def draw_neighbours(
         axes[0].set_xlabel(written(query_names[row]), fontsize=7, fontweight="bold")
         for column in range(k):
             _show(axes[column + 1], neighbours[row, column])
-            colour = RIGHT if neighbour_names[row][column] == query_names[row] else WRONG
-            label = f"{written(neighbour_names[row][column])} {similarities[row, column]:.2f}"
+            names = query_names[row], neighbour_names[row][column]
+            colour = (RIGHT if names[0] == names[1] else WRONG) if all(names) else QUIET
+            label = f"{written(names[1])} {similarities[row, column]:.2f}".strip()
             axes[column + 1].set_xlabel(label, fontsize=6, color=colour)
             for spine in axes[column + 1].spines.values():
                 spine.set(color=colour, linewidth=2.5)

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from kindred.data.cache import build_once
-from kindred.data.images import decoding
 from kindred.data.images import folder as imagefolder
 from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.folder import ImageFolder
+from kindred.data.images.formats import decoding, parallel
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Subset
 from kindred.data.source import ArrayExamples
@@ -107,7 +107,7 @@ def decoded(monkeypatch):
     """A list that grows by one with every file decoded."""
     seen = []
     original = decoding.decode
-    monkeypatch.setattr(decoding, "decode", lambda path, *args, **kw: seen.append(path) or original(path, *args, **kw))
+    monkeypatch.setattr(parallel, "decode", lambda path, *args, **kw: seen.append(path) or original(path, *args, **kw))
     return seen
 
 
@@ -281,7 +281,7 @@ def test_rows_are_moved_up_in_place(tmp_path, gone):
     array = np.random.default_rng(0).integers(0, 256, (1000, 2)).astype(np.uint8)
     np.save(tmp_path / "a.npy", array)
     kept = np.delete(np.arange(1000), gone)
-    decoding.keep_rows(tmp_path / "a.npy", kept)
+    parallel.keep_rows(tmp_path / "a.npy", kept)
     assert (np.load(tmp_path / "a.npy")[: len(kept)] == array[kept]).all()
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -324,6 +324,107 @@ def test_no_good_image(root):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"data\.source\.root: none of the 8 images in .*train can be decoded"):
         load(root, on_bad_image="skip")
+
+
+# Without labels
+
+
+def test_images_without_labels(tmp_path, capsys):
+    for number in range(3):
+        write(tmp_path / f"{number}.png", number)
+    source, train = load(tmp_path)
+    assert train.labels.tolist() == [-1] * 3
+    assert (source.class_names, source.load("val"), source.load("bank")) == ([], None, None)
+    assert (
+        f"data.source.root: the 3 images in {tmp_path} have no labels, so no accuracy is logged"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_labelled_val_folder_judges_unlabelled_images(tmp_path, capsys):
+    write(tmp_path / "train" / "0.png", 0)
+    for number, name in enumerate(("a", "b")):
+        write(tmp_path / "val" / name / "0.png", number)
+    source, bank = load(tmp_path, "bank")
+    assert bank.labels.tolist() == [0, 1]
+    assert (source.class_names, source.load("val")) == (["a", "b"], None)
+    assert "the 1 images in" in (said := capsys.readouterr().err)
+    assert "have no labels (those that judge do)" in said
+
+
+@pytest.mark.parametrize(("labels", "judged"), [("auto", True), ("none", False)])
+def test_accuracies_mean_something_with_labels_of_two_classes_only(root, labels, judged):
+    for split in ("val", "test"):
+        for path in (root / split).glob("*/*"):
+            path.unlink()
+    data = ImageDataModule(
+        ImageFolder(str(root / "train"), 8, labels=labels), MultiView([View(), View()], 0), 2, 8, 3, val_size=2
+    )
+    data.setup()
+    assert (data.is_judged, data.train_is_labelled) == (judged, judged)
+    for path in (root / "train" / "dog").iterdir():
+        path.unlink()
+    (root / "train" / "dog").rmdir()
+    one = ImageDataModule(
+        ImageFolder(str(root / "train"), 8, labels=labels), MultiView([View(), View()], 0), 2, 8, 3, val_size=2
+    )
+    one.setup()
+    assert (one.is_judged, one.train_is_labelled) == (False, judged)
+
+
+# How files are read
+
+
+def test_how_files_are_read_names_the_cache(root):
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 20), dtype=np.uint16)
+    for split in ("train", "test"):
+        Image.fromarray(deep).save(root / split / "cat" / "deep.png")
+    for path in root.glob("*/*/*"):
+        if path.name != "deep.png" and path.parent.name == "cat":
+            path.unlink()
+    for path in (root / "train" / "dog").iterdir():
+        Image.fromarray(deep).save(path.with_suffix(".png"))
+        if path.suffix != ".png":
+            path.unlink()
+    for path in (root / "test" / "dog").iterdir():
+        Image.fromarray(deep).save(path.with_suffix(".png"))
+        if path.suffix != ".png":
+            path.unlink()
+    kinds = [{}, {"range": (0, 4095)}, {"range": (0, 4095.5)}, {"background": (0, 0, 0)}]
+    arrays = [load(root, **kind)[1].array for kind in kinds]
+    assert (arrays[0] != arrays[1]).any()
+    assert (arrays[1] != arrays[2]).any()
+    assert len(list((root / ".kindred").glob("train-*"))) == len(kinds)  # none takes another for outdated
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_files_of_several_pictures_are_said_once(tmp_path, capsys, stream):
+    frames = [Image.fromarray(np.full((8, 8), level, np.uint8)) for level in (30, 200)]
+    write(tmp_path / "0.png", 0)
+    for number in (1, 2):
+        frames[0].save(tmp_path / f"{number}.gif", save_all=True, append_images=frames[1:])
+    load(tmp_path, stream=stream)
+    said = [line for line in capsys.readouterr().err.splitlines() if "holds files" in line]
+    assert said == [
+        f"data.source.root: {tmp_path} holds files of several pictures, such as 1.gif: the first of each is taken"
+    ]
+
+
+def test_what_was_skipped_is_listed_with_its_reason(root):
+    truncate(root / "train" / "cat" / "1.PNG")
+    (root / "train" / "dog" / "2.webp").write_bytes(b"")
+    os.mkfifo(root / "train" / "dog" / "7.png")
+    os.symlink("nowhere", root / "train" / "dog" / "8.png")
+    for _ in range(2):  # also when the cache is there
+        source, train = load(root, on_bad_image="skip")
+        assert len(train.labels) == 6
+        (pipe, link, torn, empty) = source.skipped_files
+        assert pipe == (os.path.join("train", "dog", "7.png"), "is a pipe")
+        assert link == (os.path.join("train", "dog", "8.png"), "is a link to nowhere")
+        assert empty == (os.path.join("train", "dog", "2.webp"), "cannot be decoded (it is empty)")
+        assert torn[0] == os.path.join("train", "cat", "1.PNG")
+        assert torn[1].startswith("cannot be decoded (OSError: ")
+        assert str(root) not in torn[1]
 
 
 # Layout
@@ -378,8 +479,14 @@ def test_wrong_layouts_are_explained(root, spoil, message):
 def test_bad_settings():
     with pytest.raises(ValueError, match=r"data\.source\.on_bad_image is 'ignore'"):
         ImageFolder("x", 16, on_bad_image="ignore")
-    with pytest.raises(ValueError, match=r"data\.channels is 4"):
-        ImageFolder("x", 16, channels=4)
+    for labels in ("folders", "labels.txt", ""):
+        with pytest.raises(
+            ValueError, match=rf"data\.source\.labels is '{labels}': choose auto, none, or a file .*\.csv"
+        ):
+            ImageFolder("x", 16, labels=labels)
+    for ends in ((1, 1), (4095, 0), (0, float("nan"))):
+        with pytest.raises(ValueError, match=r"data\.source\.range is \[.*\]: give the value that becomes black"):
+            ImageFolder("x", 16, range=ends)
     for pack in (223, 0, True, 256.0):
         with pytest.raises(ValueError, match=rf"data\.source\.pack is {pack}: .* data\.image_size=224 up, .* 256"):
             ImageFolder("x", 224, pack=pack)

@@ -609,6 +609,25 @@ def test_lists_from_yaml_become_tuples():
     assert not view.is_affine
 
 
+def test_each_of_many_channels_is_cut_as_if_it_were_alone():
+    images = torch.randint(256, (6, 5, 12, 14), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views = MultiView([View(size=8, blur=0.5, jitter=0.8, brightness=0.4), View(size=9, rotate=20.0)], seed=0)
+    together = views(images, torch.arange(6), 3)
+    for channel in range(5):
+        alone = views(images[:, channel : channel + 1], torch.arange(6), 3)
+        for whole, part in zip(together, alone, strict=True):
+            assert torch.equal(whole[:, channel : channel + 1], part)
+
+
+def test_contrast_of_many_channels_is_about_their_mean():
+    images = torch.rand(3, 5, 7, 8, generator=torch.Generator().manual_seed(0))
+    factor = torch.tensor([0.5, 1.0, 1.4])
+    mean = images.double().mean(dim=(1, 2, 3), keepdim=True)
+    expected = (images.double() - mean) * factor.double().view(3, 1, 1, 1) + mean
+    got = colour.adjust_contrast_(images.clone(), factor)
+    assert (got - expected.clamp(0, 1)).abs().max() < 1e-5
+
+
 def test_wrong_arguments_are_named():
     views = MultiView([View(), View()], 0)
     images, index = photographs(32), torch.arange(12)
@@ -618,15 +637,19 @@ def test_wrong_arguments_are_named():
         MultiView([{"size": 32}], 0)
     with pytest.raises(TypeError, match="float32"):
         views(floats(images), index, 0)
-    with pytest.raises(ValueError, match="C = 1 or 3"):
-        views(images[:, :2], index, 0)
+    with pytest.raises(ValueError, match=r"must be \[B, C, H, W\] or"):
+        views(images[0], index, 0)
+    with pytest.raises(ValueError, match=r"images have 2 channels, but views\[1\]\.hue=0\.1 needs colours"):
+        MultiView([View(), View(jitter=0.5, hue=0.1)], 0)(images[:, :2], index, 0)
+    with pytest.raises(ValueError, match=r"images have 2 channels, but views\[0\]\.gray=0\.2 needs colours"):
+        MultiView([View(gray=0.2), View()], 0)(images[:, :2], index, 0)
     with pytest.raises(ValueError, match="12 images"):
         views(images, index[:5], 0)
     with pytest.raises(ValueError, match="3 cropped views, but 2"):
         views(images[:, None].repeat(1, 3, 1, 1, 1), index, 0)
 
 
-@pytest.mark.parametrize("name", ["simclr", "mocov1", "mocov2", "nnclr", "crop_only", "small", "digits"])
+@pytest.mark.parametrize("name", ["simclr", "mocov1", "mocov2", "nnclr", "crop_only", "small", "digits", "channels"])
 def test_the_yaml_files_build(name):
     from hydra.utils import instantiate
     from omegaconf import OmegaConf

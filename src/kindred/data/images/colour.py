@@ -3,8 +3,9 @@
 Images are float32 [B, C, H, W] in [0, 1] and stay there; parameters are float32 [B]. Each operation is torchvision's
 (`torchvision.transforms.v2.functional`) and the identity at its neutral parameter. Names that end in an underscore work
 in place, as in torch, and return their argument. Grey images (C = 1) pass unchanged through the operations that need
-three channels. The numbers are touched only by operations with one rounding, and sums are of integers, for the reason
-given in `resample.py`; `torch.where` is avoided because it is slow on CPUs.
+three channels, which are not for other numbers of channels. The numbers are touched only by operations with one
+rounding, and sums are of integers, for the reason given in `resample.py`; `torch.where` is avoided because it is slow on
+CPUs.
 """
 
 from __future__ import annotations
@@ -22,9 +23,15 @@ def _per_image(parameter: Tensor) -> Tensor:
 
 
 def luminance(images: Tensor) -> Tensor:
-    """ITU-R 601-2 luma with torchvision's coefficients: [B, C, H, W] -> [B, 1, H, W]; one channel is its own luma."""
-    if images.shape[1] == 1:
-        return images.clone()
+    """ITU-R 601-2 luma with torchvision's coefficients: [B, C, H, W] -> [B, 1, H, W]; one channel is its own luma.
+
+    Of channels that are no colours it is the mean.
+    """
+    if images.shape[1] != 3:
+        luma = images[:, :1].clone()
+        for channel in images.split(1, 1)[1:]:  # in this order on any device
+            luma += channel
+        return luma.mul_(1 / images.shape[1])
     red, green, blue = images.split(1, 1)
     luma = red * 0.2989
     term = green * 0.587

@@ -7,7 +7,7 @@ from annotated_types import Ge, Lt
 
 from kindred.data.datamodule import DataModule
 from kindred.data.images.files import ImageFiles
-from kindred.data.images.views import MultiView
+from kindred.data.images.views import MultiView, needs_colours
 from kindred.data.source import ArrayExamples, Source
 from kindred.errors import ConfigError
 from kindred.values import Count
@@ -48,6 +48,11 @@ class ImageDataModule(DataModule):
     ):
         super().__init__(source, views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed)
         self.image_size, self.channels = image_size, channels
+        if channels not in (1, 3) and (coloured := needs_colours(views.views)):
+            raise ConfigError(
+                f"views.{coloured}: changes colours, which data.channels={channels} are not: set saturation, hue and gray "
+                "to 0, as VIEWS=channels does"
+            )
         views.expect(image_size, source.mean, source.std)
 
     def setup(self, stage: str | None = None) -> None:

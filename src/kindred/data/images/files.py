@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
-from kindred.data.images.decoding import centre, decode, pixels
+from kindred.data.images.formats.decoding import Picture, Reading, decode
 from kindred.data.images.views import MultiView
 from kindred.errors import ConfigError
 
@@ -26,7 +25,7 @@ class ImageFiles(NamedTuple):
     names: np.ndarray  # bytes [N], below the folder; not str, so that workers share them
     labels: np.ndarray
     image_size: int  # of evaluation, and of training's views where they do not say another
-    channels: int
+    reading: Reading
 
     def path(self, position: int) -> str:
         return f"{self.folder}/{os.fsdecode(self.names[position])}"
@@ -38,8 +37,7 @@ class ImageFiles(NamedTuple):
             ValueError: a file that cannot be decoded.
         """
         enlarged = round(self.image_size * 256 / 224)
-        images = [pixels(centre(self._decode(position), self.image_size, enlarged)) for position in positions]
-        return np.stack(images)
+        return np.stack([self._decode(position).centre(self.image_size, enlarged) for position in positions])
 
     def read_train(self, positions: np.ndarray, epoch: int, views: MultiView) -> np.ndarray:
         """uint8 [B, V, C, size, size]: the crops of V views; see `read`."""
@@ -52,16 +50,10 @@ class ImageFiles(NamedTuple):
         heights, widths = torch.tensor([(image.height, image.width) for image in images]).T
         drawn = [views.crop_boxes(v, index, epoch, heights, widths) for v in range(len(views))]
         boxes, size = torch.stack(drawn, dim=1).tolist(), views.views[0].size or self.image_size
-        return [np.stack([_crop(image, size, *box) for box in each]) for image, each in zip(images, boxes, strict=True)]
+        return [np.stack([image.crop(size, *box) for box in each]) for image, each in zip(images, boxes, strict=True)]
 
-    def _decode(self, position: int) -> Image.Image:
+    def _decode(self, position: int) -> Picture:
         try:
-            return decode(self.path(position), self.channels)
+            return decode(self.path(position), self.reading)
         except ValueError as error:
             raise ConfigError(f"{error}; data.source.on_bad_image=skip leaves such files out") from error
-
-
-def _crop(image: Image.Image, size: int, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """What torchvision's resized_crop makes of a PIL image: bilinear, antialiased."""
-    box = image.crop((left, top, left + width, top + height))
-    return pixels(box.resize((size, size), Image.Resampling.BILINEAR))

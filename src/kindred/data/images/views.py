@@ -232,7 +232,9 @@ class MultiView(Views):
         height, width = inputs.shape[2:]
         return adaptive_avg_pool2d(inputs, (min(32, height), min(32, width))).flatten(1)
 
-    def pictures(self, inputs: Tensor) -> Tensor:
+    def pictures(self, inputs: Tensor) -> Tensor | None:
+        if inputs.shape[1] not in (1, 3):
+            return None
         mean, std = self._on(inputs.device)
         return (inputs * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
 
@@ -256,7 +258,7 @@ class MultiView(Views):
         """The views, each float32 [B, C, h, w] in [0, 1], C-contiguous.
 
         Args:
-            images: uint8 [B, C, H, W] with one or three channels, or [B, V, C, h, w] when view v of each image is
+            images: uint8 [B, C, H, W], or [B, V, C, h, w] when view v of each image is
                 already cropped (by `crop_boxes`) and resized: all but the crop happens, with the same draws.
             index: int64 [B], each image's position in its source; on the same device as `images`.
             epoch: another epoch, another augmentation.
@@ -268,8 +270,10 @@ class MultiView(Views):
         shape = tuple(images.shape)
         if images.dtype != torch.uint8:
             raise TypeError(f"images have dtype {images.dtype}; views are made from torch.uint8")
-        if images.ndim not in (4, 5) or shape[-3] not in (1, 3):
-            raise ValueError(f"images have shape {shape}; it must be [B, C, H, W] or [B, V, C, h, w] with C = 1 or 3")
+        if images.ndim not in (4, 5):
+            raise ValueError(f"images have shape {shape}; it must be [B, C, H, W] or [B, V, C, h, w]")
+        if shape[-3] not in (1, 3) and (coloured := needs_colours(self.views)):
+            raise ValueError(f"images have {shape[-3]} channels, but {coloured} needs colours")
         if images.ndim == 5 and shape[1] != len(self.views):
             raise ValueError(
                 f"images have shape {shape}: {shape[1]} cropped views, but {len(self.views)} are configured"
@@ -307,6 +311,15 @@ class MultiView(Views):
             if normalized:
                 self._normalize(here, result[part])
         return result
+
+
+def needs_colours(views: Sequence[View]) -> str | None:
+    """The first setting that means something only of red, green and blue, such as `views[0].hue=0.1`; None: no one."""
+    for number, view in enumerate(views):
+        for name in ("saturation", "hue", "gray"):
+            if getattr(view, name) and (name == "gray" or view.jitter):
+                return f"views[{number}].{name}={getattr(view, name)}"
+    return None
 
 
 def _on_host(tensor: Tensor) -> bool:

@@ -1,12 +1,12 @@
 """Images in a column of a table, one a row: the bytes of a file, or its path."""
 
 import io
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kindred.data.images.decoding import centre, decode, pixels
 from kindred.data.images.files import ImageFiles
+from kindred.data.images.formats.decoding import Reading, decode
 from kindred.errors import ConfigError
 
 CHUNK = 64  # rows that a process decodes at a time
@@ -69,8 +69,8 @@ class Decoded(NamedTuple):
 class Chunks:
     """Rows decoded a chunk at a time, for the workers of a loader: central squares; without a size they are only checked."""
 
-    def __init__(self, rows: Rows, size: int | None, channels: int) -> None:
-        self.rows, self.size, self.channels = rows, size, channels
+    def __init__(self, rows: Rows, size: int | None, reading: Reading) -> None:
+        self.rows, self.size, self.reading = rows, size, reading
 
     def __len__(self) -> int:
         return -(-len(self.rows) // CHUNK)
@@ -79,13 +79,13 @@ class Chunks:
         first = number * CHUNK
         positions = range(first, min(first + CHUNK, len(self.rows)))
         size = self.size or 0
-        images, bad = np.zeros((len(positions), self.channels, size, size), np.uint8), {}
+        images, bad = np.zeros((len(positions), self.reading.channels, size, size), np.uint8), {}
         for position in positions:
             try:
-                image = decode(cast(Any, self.rows[position]), self.channels, draft=not size)
+                image = decode(self.rows[position], self.reading, draft=not size)
             except ConfigError as error:
                 bad[position] = str(error)
                 continue
             if size:
-                images[position - first] = pixels(centre(image, size))
+                images[position - first] = image.centre(size)
         return Decoded(first, images, bad)

@@ -14,8 +14,9 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from kindred.data.cache import build_once, open_array
-from kindred.data.images.decoding import keep_rows
 from kindred.data.images.folder import IMAGENET_MEAN, IMAGENET_STD, VERSION
+from kindred.data.images.formats.decoding import Reading
+from kindred.data.images.formats.parallel import keep_rows
 from kindred.data.images.huggingface.rows import Chunks, Decoded, Rows, TableImages
 from kindred.data.images.huggingface.tables import Tables
 from kindred.data.inventory import Files, look_up
@@ -117,7 +118,7 @@ class HuggingFace:
             if not self.stream:
                 return ArrayExamples(open_array(folder / "images.npy")[: len(kept)], labels[kept])
         rows = self._tables.rows(split, kept)
-        return TableImages(rows.place, cast(Any, rows), labels[kept], self.image_size, self.channels)
+        return TableImages(rows.place, cast(Any, rows), labels[kept], self.image_size, Reading(self.channels))
 
     def inventory(self, split: str) -> Files | None:
         """The files that the table of `split` is read from; they may be those of other splits too."""
@@ -188,7 +189,7 @@ class HuggingFace:
 
     def _decoded(self, rows: Rows, size: int | None) -> Iterable[Decoded]:
         """The chunks in order, in all CPUs."""
-        chunks = Chunks(rows, size, self.channels)
+        chunks = Chunks(rows, size, Reading(self.channels))
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if cpus <= 1 or len(chunks) < SEVERAL:
             return (chunks[number] for number in range(len(chunks)))
