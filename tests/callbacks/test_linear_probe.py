@@ -38,7 +38,7 @@ class Evaluations:
 
     def __init__(self, width=1):
         self.store, self.probe, self.logger = FeatureStore(), LinearProbeCallback(), Rows()
-        views = SimpleNamespace(as_features=lambda inputs: inputs)
+        views = SimpleNamespace(as_features=lambda inputs: inputs, base_line="pixels", base_line_axes=128)
         self.width = width
         self.trainer = SimpleNamespace(
             callbacks=[self.store, self.probe],

@@ -15,16 +15,14 @@ from kindred.evaluation.logistic import Linear, leading_axes
 from kindred.models.contrastive import ContrastiveModule
 from kindred.training.trainer import Trainer
 
-INPUT_AXES = 128
-
 
 class LinearProbeCallback(Callback):
     """Logs `val/linear_top1` and `val/linear_top5`: a linear classifier, fitted to the bank's features at each evaluation.
 
     It is the one of `kindred evaluate`, fitted to convergence, its penalty chosen on a tenth of the bank. The untrained
     encoder is evaluated too, at step 0, and with it the inputs themselves, as `pixels/...` or by what name their views
-    have for it, or their INPUT_AXES principal axes of largest variance, if they are wider. Without labels of two classes
-    nothing is logged.
+    have for it, or their `Views.base_line_axes` principal axes of largest variance, if they are wider. Without labels of
+    two classes nothing is logged.
 
     On W ranks the bank stays dealt, and the result is that of one. The last classifier is where the next fit begins; it is
     in the checkpoint, so that a resumed run begins there as well.
@@ -52,8 +50,9 @@ class LinearProbeCallback(Callback):
         record(trainer, _accuracies(f"{trainer.datamodule.monitor}/linear", self.last, query))
         if store.inputs:
             bank, query = (_precise(inputs) for inputs in store.inputs)
-            if bank.features.shape[1] > INPUT_AXES:
-                turn = leading_axes(spread_sample(bank.features, bank.positions, 2 * INPUT_AXES), INPUT_AXES)
+            axes = trainer.datamodule.views.base_line_axes
+            if bank.features.shape[1] > axes:
+                turn = leading_axes(spread_sample(bank.features, bank.positions, 2 * axes), axes)
                 bank, query = (inputs._replace(features=turn(inputs.features)) for inputs in (bank, query))
             record(
                 trainer, _accuracies(f"{trainer.datamodule.views.base_line}/linear", probe_bank(*bank, classes), query)

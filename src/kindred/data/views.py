@@ -9,6 +9,7 @@ class Views(ABC):
     """Views of one modality. What is not abstract may be left as it is where it makes no sense."""
 
     base_line = "inputs"  # what metrics call the accuracy of `as_features`: `inputs/knn_top1`
+    base_line_axes = 128  # of largest variance, on which the linear probe judges `as_features` while training
     input_name = "inputs"  # of an exported encoder
     preparation: str | None = None  # Python that makes inputs of an exported encoder, for its model card
 

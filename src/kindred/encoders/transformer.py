@@ -34,7 +34,7 @@ class Transformer(nn.Module):
         self,
         vocab_size: Count,
         width: Count = 128,
-        depth: Count = 2,
+        depth: Count = 1,
         heads: Count = 4,
         dropout: Share = 0.1,
         padding: Whole = PADDING,

@@ -25,7 +25,7 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
 
 
 class Docstrings(TextSource):
-    """About 6,600 docstrings of public functions and classes in 24 topics (`kindred.data.text.topics`), parsed and not run.
+    """More than 5,000 docstrings of public functions and classes in 24 topics (`topics.TOPICS`), parsed and not run.
 
     What is left of one is prose: no code, headings, references and other functions (`extraction.prose`), of WORDS words or
     more. The words that topics, libraries and sub-packages are called by are taken out of all texts. Of near-duplicates,

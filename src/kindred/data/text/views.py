@@ -57,6 +57,7 @@ class TextViews(Views):
     """
 
     base_line, input_name = "tfidf", "tokens"
+    base_line_axes = 512  # words are rare: a text's few lie on many axes
     preparation = """import torch
 from tokenizers import Tokenizer
 
