@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 
 from kindred.config import ConfigError, build, check, compose, fitted, resolve
 from kindred.config_files import CONFIGS
-from kindred.data.images import folder
 from kindred.data.images.folders import layout
 from kindred.runs.directory import saved_form
 from kindred.runs.trust import PARTS, TRUSTED, check_classes, read_settings
@@ -211,7 +210,8 @@ def test_the_data_are_listed_once_and_anew_when_the_settings_are_others(tmp_path
     for number in range(210):
         (tmp_path / "train" / "cat" / f"{number}.png").touch()
     listed = []
-    monkeypatch.setattr(folder, "list_images", lambda place: listed.append(place) or list_images(place))
+    list_images = layout.list_images
+    monkeypatch.setattr(layout, "list_images", lambda place, *how: listed.append(place) or list_images(place, *how))
     config = compose(["data=imagefolder", f"data.source.root={tmp_path}"])
     assert fitted(config) == {"data.batch_size": 256, "callbacks.knn.k": 200}
     assert (config.data.batch_size, config.callbacks.knn.k, config.data.batch_size) == (32, 16, 32)
