@@ -187,7 +187,7 @@ def test_the_layers_of_a_deeper_network_are_not_passed_over(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"state_dict": {}}, {"a": 1}, {"state_dict": {"x.weight": torch.rand(2)}}], ids=str
+    "content", [{}, {"state_dict": {}}, {"a": 1}, {"state_dict": {"x.weight": torch.ones(2)}}], ids=str
 )
 def test_a_file_without_an_encoder(content, tmp_path):
     torch.save(content, tmp_path / "x.pth")
