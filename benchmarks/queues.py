@@ -71,8 +71,10 @@ def neighbour_lookup(size: int, dim: int, batch: int, repeats: int) -> Row:
     lightly = NNMemoryBankModule(size=(size, dim))
     lightly.bank = rows.clone()
 
+    unlabelled = torch.full((batch,), -1)
+
     def kindred_lookup() -> torch.Tensor:
-        return module.neighbours(embeddings)[0]
+        return module.neighbours(embeddings, unlabelled)[0][0]
 
     def lightly_lookup() -> torch.Tensor:
         return lightly(embeddings, update=False)

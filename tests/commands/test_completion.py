@@ -76,10 +76,10 @@ def test_own_files_are_among_them_and_nothing_else_is_said(in_bash, tmp_path):
         ("model.q", [], []),  # SimCLR has none
         ("model.opt", [], ["model.optimizer.lr=", "model.optimizer.momentum=", "model.optimizer.weight_decay="]),
         ("model.temperature.t", ["temperature=cosine"], ["model.temperature.tau_min=", "model.temperature.tau_max="]),
-        ("data.source.r", ["data=imagefolder"], ["data.source.root="]),
+        ("data.source.r", ["data=imagefolder"], ["data.source.root=", "data.source.range="]),
         ("model.temp", ["model=no_such_one"], ["model.temperature="]),
         ("trainer.detect_anomaly=", [], ["trainer.detect_anomaly=true", "trainer.detect_anomaly=false"]),
-        ("trainer.channels_last=", [], []),  # what it is says torch, for which nobody waits
+        ("trainer.precision=", [], []),  # what it is says torch, for which nobody waits
         ("~callbacks.geom", [], ["~callbacks.geometry", "~callbacks.geometry.images"]),
         ("no_such.", [], []),
     ],

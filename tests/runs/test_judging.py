@@ -270,9 +270,8 @@ def test_without_a_test_split_the_val_images_judge_and_have_no_part_in_choosing(
     loaded = kindred.load_run(directory)
     assert numbers(loaded)["evaluation/val_linear_top1"] == result["val/linear_top1"]
     assert "evaluation/linear_top1" not in numbers(loaded)
-    card = model_card(
-        loaded, {"step": result["step"], "checkpoint": result["checkpoint"]}, [], torch.zeros(1, 1, 8, 8), ""
-    )
+    weights = {"step": result["step"], "checkpoint": result["checkpoint"]}
+    card = model_card(loaded, weights, [], torch.zeros(1, 1, 8, 8), loaded.datamodule().views, [], "")
     assert "On 359 val images of digits (there is no test split, and the training was monitored on these)" in card
 
 

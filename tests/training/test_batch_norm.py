@@ -132,7 +132,14 @@ METHODS = {
     ],
 )
 def test_the_number_of_processes_does_not_change_a_run_with_batch_norm(model, ranks, tmp_path):
-    settings = [*RUN, f"model={model}", *METHODS[model], "~callbacks.figures", "~callbacks.linear_probe"]
+    settings = [
+        *RUN,
+        f"model={model}",
+        *METHODS[model],
+        "~callbacks.figures",
+        "~callbacks.linear_probe",
+        "~callbacks.label_free",
+    ]
     assert start(tmp_path / "one", settings, in_double) == 0
     assert start_ranks(tmp_path / "many", settings, in_double, ranks) == [0] * ranks
     one, many = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "many"))

@@ -51,8 +51,6 @@ def train(config: DictConfig) -> dict[str, float]:
     config = deepcopy(config)
     most = fitted(config)
     check(config)
-    if launch.rank() == 0:
-        say_fitted({key: (number, OmegaConf.select(config, key)) for key, number in most.items()})
     if config.resume is None:
         check_place(config)
     ranks = launch.check_devices(config)
@@ -70,6 +68,8 @@ def train(config: DictConfig) -> dict[str, float]:
         datamodule.setup()
         check_limits(config, datamodule)
 
+    if launch.rank() == 0:
+        say_fitted({key: (number, OmegaConf.select(config, key)) for key, number in most.items()})
     directory = run_directory(config)
     with Claim(directory) as claim:
         if directory.exists() and launch.rank() == 0:
