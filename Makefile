@@ -97,7 +97,7 @@ export: $(INSTALLED) ## write a run's encoder to a file: RUN=logs/latest FORMAT=
 	@$(BIN)/python -m kindred export $(call option,RUN,--run) $(call option,FORMAT,--format) $(ARGS)
 
 test: $(INSTALLED) ## run the tests that take minutes
-	$(BIN)/python -m pytest -q -m "not slow and not faults"
+	$(BIN)/python -m pytest -q -m "not slow and not faults" -n 2 --dist loadfile
 
 test-all: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest -q -m "not faults"
