@@ -136,7 +136,7 @@ def test_the_card_has_the_figures_of_the_evaluation_and_no_licence_that_was_not_
     assert path == tmp_path / "elsewhere" / "encoder.safetensors"
     text = (tmp_path / "elsewhere" / "README.md").read_text()
     assert "license: unknown\n" in text
-    assert "On 359 test images of digits" in text
+    assert "On 359 test examples of digits" in text
     assert "| test/linear_top1 | 0.877 |" in text
     assert "linear_val_top1" not in text
     assert "encoder.onnx" not in text  # no such file beside it

@@ -248,7 +248,7 @@ def test_without_a_test_split_the_val_images_judge_and_have_no_part_in_choosing(
     directory = copy_of(run, tmp_path / "run")
     assert main(["--run", str(directory)]) == 0
     said = capsys.readouterr().out
-    assert "359 val images of digits" in said
+    assert "359 val examples of digits" in said
     assert "there is no test split: judged on val images" in said
     assert "chosen on a tenth of the train images (108 images)" in said
     result = json.loads((directory / "evaluation.json").read_text())
@@ -272,7 +272,7 @@ def test_without_a_test_split_the_val_images_judge_and_have_no_part_in_choosing(
     assert "evaluation/linear_top1" not in numbers(loaded)
     weights = {"step": result["step"], "checkpoint": result["checkpoint"]}
     card = model_card(loaded, weights, [], torch.zeros(1, 1, 8, 8), loaded.datamodule().views, [], "")
-    assert "On 359 val images of digits (there is no test split, and the training was monitored on these)" in card
+    assert "On 359 val examples of digits (there is no test split, and the training was monitored on these)" in card
 
 
 def spoil(load, source, split):
@@ -391,7 +391,7 @@ def test_another_data_set(run, tmp_path, capsys):
     assert "test/linear_top5" not in result  # of three classes
     assert set(result["per_class"]) == {"across", "along", "none"}
     assert (directory / "figures" / "confusion-imagefolder.png").exists()
-    assert "18 test images of imagefolder, 3 classes" in capsys.readouterr().out
+    assert "18 test examples of imagefolder, 3 classes" in capsys.readouterr().out
 
 
 # What cannot work

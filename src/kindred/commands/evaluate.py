@@ -38,7 +38,7 @@ def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) ->
 
     of = "" if result["labels"] == 1 else f", with {result['labels']:g} of the train labels"
     on, chosen = result.get("judged_on", "test"), result.get("held_out_images", result["val_images"])
-    heading = f"{result[f'{on}_images']} {on} images of {result['data']}, {result['classes']} classes{of}"
+    heading = f"{result[f'{on}_images']} {on} examples of {result['data']}, {result['classes']} classes{of}"
     columns = [f"{probe}_top{k}" for probe in ("knn", "linear") for k in (1, 5)]
     table = Table("", "kNN top-1", "top-5", "linear top-1", "top-5")
     lines = {line: written(line) for line in base_lines(result)}

@@ -60,11 +60,13 @@ def cut(datamodule: DataModule, share: float = 1.0, seed: int = 0) -> dict[str, 
         seed: of the choice.
 
     Raises:
-        ConfigError: a split without labelled examples, or a share that has not one example for each class.
+        ConfigError: a split without labelled examples, train examples of one class, or a share that has not one example for
+            each class.
     """
     test = datamodule.test_dataset() if (on := judged_on(datamodule)) == "test" else datamodule.query
     splits = {"train": datamodule.bank, "val": datamodule.query, "test": test}
     splits = {name: own.part(np.flatnonzero(own.labels >= 0)) for name, own in splits.items()}
+    _check_that_they_judge(splits, datamodule)
     if datamodule.monitor == "test" or on == "val":
         train = splits["train"]
         held_out, kept = stratified_order(train.labels, [round(len(train) / 10)])
@@ -77,9 +79,22 @@ def cut(datamodule: DataModule, share: float = 1.0, seed: int = 0) -> dict[str, 
                 f"classes need one each; give {np.ceil(1e4 * classes / len(labels)) / 1e4:g} or more"
             )
         splits["train"] = splits["train"].part(share_of_each_class(labels, share, seed))
-    if empty := [name for name, own in splits.items() if len(own) == 0]:
-        raise ConfigError(f"{datamodule.source.name} has no labelled {empty[0]} examples, which judging needs")
+    _check_that_they_judge(splits, datamodule)
     return splits
+
+
+def _check_that_they_judge(splits: dict[str, Subset], datamodule: DataModule) -> None:
+    if empty := [name for name, own in splits.items() if len(own) == 0]:
+        raise ConfigError(
+            f"{datamodule.source.name} has no labelled {empty[0]} examples, which judging needs; --data judges the encoder "
+            "on a data set that has some"
+        )
+    if len(classes := np.unique(splits["train"].labels)) == 1:
+        name = datamodule.class_names[classes[0]]
+        raise ConfigError(
+            f"{datamodule.source.name} has labelled train examples of one class, {name}, and an accuracy needs two; --data "
+            "judges the encoder on a data set that has more"
+        )
 
 
 def share_of_each_class(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

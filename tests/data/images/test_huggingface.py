@@ -361,5 +361,5 @@ def test_it_trains_the_same_with_workers_goes_on_elsewhere_and_is_judged(tmp_pat
     os.chdir("elsewhere")
     assert in_child(lambda: main([f"resume={tmp_path / 'run'}", "trainer.max_epochs=3"])) == 0
     assert in_child(lambda: evaluate(["--run", str(tmp_path / "run")])) == 0
-    assert "32 test images of huggingface, 2 classes" in capfd.readouterr().out
+    assert "32 test examples of huggingface, 2 classes" in capfd.readouterr().out
     assert kindred.load_run(tmp_path / "run").summary["epoch"] == 3
