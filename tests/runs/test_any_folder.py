@@ -98,8 +98,8 @@ def one_class(root):
     each(root / "all", image(), ".png", classes=False)
 
 
-# Kind -> what makes the folder, what is typed besides, whether it has labels to judge by, what is said. Of labelled kinds the
-# three classes are colours or levels of grey, which any encoder tells apart.
+# Kind -> what makes the folder, what is typed besides, whether it has labels to judge by, what is said. Of labelled kinds
+# the three classes are colours or levels of grey, which any encoder tells apart.
 KINDS = {
     "classes": (lambda root: each(root, image(), ".png"), [], True, ""),
     "flat": (lambda root: each(root, image(), ".jpg", classes=False), [], False, "labels"),
