@@ -131,8 +131,8 @@ def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_function
 )
 def test_every_shipped_choice_can_be_read_back_and_built(override):
     config = compose([override])
-    if missing := OmegaConf.missing_keys(config):
-        OmegaConf.update(config, missing.pop(), "somewhere")
+    for missing in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, missing, "somewhere")
     OmegaConf.resolve(config)
     settings = read_settings(saved_form(config), "config.yaml")
     check_classes(settings, PARTS, "config.yaml")
