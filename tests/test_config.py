@@ -38,12 +38,19 @@ def test_the_data_set_chooses_encoder_and_views_unless_they_are_given():
     assert compose(["data=cifar10", "views=crop_only"]).choices.views == "crop_only"
 
 
+# What `kindred finetune` and `kindred distill` fill in.
+NEEDED = {
+    "finetuned": ["model.classes=10"],
+    "distilled": ["model.classes=10", "model.teacher={_target_: kindred.encoders.convnet.ConvNet}"],
+}
+
+
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model_on_every_data_set_fits_the_signatures(data, model):
     keys = {"imagefolder": "root", "imagenet": "root", "textfolder": "root", "huggingface": "path"}
     root = [f"data.source.{keys[data]}=somewhere"] if data in keys else []
-    check(compose([f"model={model}", f"data={data}", *root]))
+    check(compose([f"model={model}", f"data={data}", *root, *NEEDED.get(model, [])]))
 
 
 @pytest.mark.parametrize("group", ["encoder", "views", "trainer", "logger", "callbacks"])

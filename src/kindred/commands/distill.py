@@ -1,7 +1,7 @@
 """Distil a fine-tuned run into a student, with unlabelled images: it learns what the teacher says of all of them.
 
     kindred distill --run logs/latest                              into itself: a student of the same kind, from scratch
-    kindred distill --run logs/latest --encoder convnet encoder.widths=[16,32,64,128]    into a smaller one
+    kindred distill --run logs/latest encoder.widths=[16,32,64,128]    into a smaller one (or encoder=<name>)
     kindred distill --run logs/latest --init <run>                 into the encoder of a run, which starts with its weights
     kindred distill --run logs/latest model.alpha=0.5              by the true labels too, where the teacher had them
 
@@ -13,7 +13,7 @@ kindred export the student's encoder. More: docs/labels.md.
 
 from collections.abc import Sequence
 
-from kindred.commands.command_line import Parser, names, overrides
+from kindred.commands.command_line import Parser, overrides
 from kindred.commands.train import start
 
 
@@ -21,9 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = Parser("kindred distill", __doc__)
     parser.add_argument("--run", default="logs/latest", help="the teacher: a fine-tuned run (default: %(default)s)")
-    parser.add_completed(
-        "--encoder", by=names("encoder"), help="the student's, of configs/encoder/ (default: the same)"
-    )
     parser.add_argument("--init", help="a run that the student's encoder starts from")
     parser.add_argument(
         "--layer", type=int, default=0, help="layers of its projector that are kept (default: %(default)s)"
@@ -38,6 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         teacher = load_run(options.run, options.trust)
         init = None if options.init is None else load_run(options.init, options.trust)
-        return distill_overrides(teacher, options.encoder, init, options.layer, options.overrides)
+        return distill_overrides(teacher, init, options.layer, options.overrides)
 
     return start(words)

@@ -45,18 +45,16 @@ def finetune_overrides(
         f"data.labels={labels}",
         *_epochs(EPOCHS_FEW if labels < FEW else EPOCHS),
     ]
-    return [*words, *_fitting(words, given), *given]
+    return [*words, *_fitting(run, words, given), *given]
 
 
-def distill_overrides(
-    teacher: Run, encoder: str | None = None, start: Run | None = None, layer: int = 0, given: Sequence[str] = ()
-) -> list[str]:
+def distill_overrides(teacher: Run, start: Run | None = None, layer: int = 0, given: Sequence[str] = ()) -> list[str]:
     """The overrides that distil `teacher` into a student, on its data and its labels, with its views.
 
     Args:
         teacher: a fine-tuned or distilled run.
-        encoder: the student's, a name of configs/encoder/; None: that of `start`, or the teacher's.
-        start: the run that the student's encoder starts from, with layers of its projector.
+        start: the run that the student's encoder starts from, with layers of its projector; None: an encoder like the
+            teacher's, from random weights.
         layer: as many; 0: none.
         given: overrides that come last.
 
@@ -72,13 +70,8 @@ def distill_overrides(
     if layer and start is None:
         raise ConfigError(f"--layer is {layer}: the student has a projector's layers only with --init=<run>")
     widths, batch_norm = ([], True) if start is None else kept_layers(start, layer, "--layer")
-    settings = teacher.settings
-    head, taught = (
-        settings["model"],
-        settings["encoder"] | ({"pretrained": False} if "pretrained" in settings["encoder"] else {}),
-    )
-    if encoder is not None:
-        given = [f"encoder={encoder}", *given]
+    settings, head = teacher.settings, teacher.settings["model"]
+    taught = {key: value for key, value in settings["encoder"].items() if key != "pretrained"}  # its weights follow
     words = [
         *_words_of(teacher, given, "distilled", start or teacher),
         *([] if start is None else [f"init_from={quoted(str(start.path.resolve()))}"]),
@@ -91,7 +84,7 @@ def distill_overrides(
         *(f"data.{key}={settings['data'][key]}" for key in ("labels", "label_seed")),
         *_epochs(EPOCHS),
     ]
-    return [*words, *_fitting(words, given, head["classes"]), *given]
+    return [*words, *_fitting(teacher, words, given, head["classes"]), *given]
 
 
 def kept_layers(run: Run, layer: int, key: str) -> tuple[list[int], bool]:
@@ -151,16 +144,18 @@ def _epochs(count: int) -> list[str]:
     return [f"trainer.max_epochs={count}", f"trainer.check_val_every_n_epoch={count // EVALUATIONS}"]
 
 
-def _fitting(words: Sequence[str], given: Sequence[str], classes: int | None = None) -> Iterator[str]:
+def _fitting(run: Run, words: Sequence[str], given: Sequence[str], classes: int | None = None) -> Iterator[str]:
     """The classes, and a batch of which the images that are trained on hold some."""
     config = compose([*words, *given, "data.batch_size=1"])
+    for key in ("image_size", "channels"):
+        now, before = config.data.get(key), run.settings["data"].get(key)
+        if now != before:
+            raise ConfigError(f"data.{key} is {now}, and {run.path} was trained with {before}: give that")
     datamodule = build_datamodule(config)
     datamodule.setup()
     yield f"model.classes={datamodule.num_classes if classes is None else classes}"
-    if len(datamodule.train) < BATCH * BATCHES:
-        yield f"data.batch_size={max(2, 1 << (len(datamodule.train) // BATCHES).bit_length() >> 1)}"
-    else:
-        yield f"data.batch_size={BATCH}"
+    fits = max(2, 1 << (len(datamodule.train) // BATCHES).bit_length() >> 1)
+    yield f"data.batch_size={min(BATCH, fits)}"
 
 
 def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
