@@ -118,7 +118,9 @@ def test_killed_in_mid_epoch_and_resumed_without_what_it_came_from_it_ends_as_if
     assert in_child(lambda: body(ours, True)) == -signal.SIGKILL
     shutil.rmtree(source)
     assert resume(ours) == 0
-    assert_same(outcome(ours), outcome(whole))
+    one, other = outcome(ours), outcome(whole)
+    assert repr(one.pop("rows")) == repr(other.pop("rows"))  # of one view some are NaN, equal to none
+    assert_same(one, other)
 
 
 @pytest.mark.slow
