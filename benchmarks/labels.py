@@ -37,7 +37,8 @@ QUIET = [*(f"~callbacks.{name}" for name in ("label_free", "geometry", "figures"
 QUIET += ["trainer.enable_progress_bar=false", "trainer.accelerator=cpu"]
 PRETRAINING = ["model=simclrv2", "model.temperature=0.2", "model.hidden_dim=256", "model.warmup_epochs=1"]
 PRETRAINING += ["encoder=convnet", "data.batch_size=128", "trainer.max_epochs=15", "trainer.check_val_every_n_epoch=15"]
-DISTILLATION = ["model.temperature=1.0", "model.alpha=1.0", "model.optimizer.lr=0.06"]
+EPOCHS = {0.01: 60, 0.1: 30, 1.0: 20}  # of fine-tuning by up to that share
+DISTILLATION = 20  # epochs
 
 
 def trained(directory: Path, words: Callable[[], Sequence[str]]) -> dict[str, float]:
@@ -111,36 +112,45 @@ def distilled(directory: Path, teacher: Path, start: Path, layer: int, given: Se
     from kindred import load_run
     from kindred.runs.by_labels import distill_overrides
 
-    trained(directory, lambda: distill_overrides(load_run(teacher), load_run(start), layer, [*DISTILLATION, *given]))
+    trained(directory, lambda: distill_overrides(load_run(teacher), load_run(start), layer, given))
     return reached(directory)
 
 
+def lasting(epochs: int) -> list[str]:
+    """Overrides: as many epochs, evaluated at the end."""
+    return [f"trainer.max_epochs={epochs}", f"trainer.check_val_every_n_epoch={epochs}"]
+
+
 def measure(
-    place: Path, pretraining: list[str], seed: int, labels: Sequence[float], epochs: list[str]
+    place: Path, pretraining: list[str], seed: int, labels: Sequence[float], epochs: int | None
 ) -> Iterator[dict]:
     """Rows of one seed, as they are there."""
-    large, small, given = place / "large", place / "small", [f"seed={seed}", *epochs]
+    large, small = place / "large", place / "small"
     trained(large, lambda: [*pretraining, f"seed={seed}"])
     trained(small, lambda: [*pretraining, f"seed={seed}", SMALL])
     for share in labels:
-        where = place / f"labels{share:g}"
-        for row in at_share(where, large, small, share, seed, given):
+        by_labels = lasting(epochs or next(count for most, count in EPOCHS.items() if share <= most))
+        by_teacher = lasting(epochs or DISTILLATION)
+        words = [f"seed={seed}", *by_labels], [f"seed={seed}", *by_teacher]
+        for row in at_share(place / f"labels{share:g}", large, small, share, seed, *words):
             yield {"labels": share, "seed": seed, **row}
 
 
-def at_share(where: Path, large: Path, small: Path, share: float, seed: int, given: list[str]) -> Iterator[dict]:
+def at_share(
+    where: Path, large: Path, small: Path, share: float, seed: int, by_labels: list[str], by_teacher: list[str]
+) -> Iterator[dict]:
     """Rows of one seed and share of the labels."""
     found = probed(large, share, seed)
     test, val = found["test/linear_top1"], found["test/linear_val_top1"]
     yield {"what": "probe", "test_top1": test, "val_top1": val, "cpu_seconds": round(found["seconds"], 1)}
-    yield finetuned(where / "scratch", large, share, 1, given)
-    by_layer = [finetuned(where / f"layer{layer}", large, share, layer, given) for layer in LAYERS]
+    yield finetuned(where / "scratch", large, share, 1, by_labels)
+    by_layer = [finetuned(where / f"layer{layer}", large, share, layer, by_labels) for layer in LAYERS]
     yield from by_layer
     best = max(LAYERS, key=lambda layer: by_layer[layer]["val_top1"])
     teacher = where / f"layer{best}"
-    yield distilled(where / "distilled", teacher, large, best, given)
-    yield finetuned(where / "small", small, share, best, given)
-    yield distilled(where / "small-distilled", teacher, small, best, given)
+    yield finetuned(where / "small", small, share, best, by_labels)
+    yield distilled(where / "small-distilled", teacher, small, best, by_teacher)
+    yield distilled(where / "distilled", teacher, large, best, by_teacher)
 
 
 def keep(path: Path, row: dict) -> None:
@@ -218,7 +228,7 @@ if __name__ == "__main__":
     parser.add_argument("data", nargs="?", default="photos", help="of configs/data/ (default: %(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--labels", nargs="+", type=float, default=[0.01, 0.1, 1.0], help="shares")
-    parser.add_argument("--epochs", type=int, help="of fine-tuning and distillation (default: the commands' own)")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning and distillation (default: 20 to 60)")
     parser.add_argument(
         "--runs", type=Path, default=Path("logs/labels"), help="where the runs go (default: %(default)s)"
     )
@@ -229,12 +239,10 @@ if __name__ == "__main__":
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / "labels.csv"
     if not arguments.report:
-        epochs = [] if arguments.epochs is None else [f"trainer.max_epochs={arguments.epochs}"]
-        epochs += [f"trainer.check_val_every_n_epoch={arguments.epochs}"] if epochs else []
         pretraining = [f"data={arguments.data}", *PRETRAINING, *overrides]
         for seed in arguments.seeds:
             place = arguments.runs / arguments.data / f"seed{seed}"
-            for row in measure(place, pretraining, seed, arguments.labels, epochs):
+            for row in measure(place, pretraining, seed, arguments.labels, arguments.epochs):
                 keep(results, {"data": arguments.data, **row})
                 print(row, flush=True)
     measured = read(results)

@@ -11,6 +11,7 @@ from children import At, add_callback, in_child, kill_self, resume
 from outcomes import assert_same, outcome
 from rank_helpers import as_ranks, command, finish
 
+from kindred.callbacks.metric_names import metric_names
 from kindred.commands import compare, distill, evaluate, finetune
 from kindred.runs.export import export
 from kindred.runs.run import load_run
@@ -55,7 +56,10 @@ def test_it_is_a_run_like_any_other_with_the_labels_of_evaluate(place, run):
     assert student.settings["data"]["labels"] == 0.3
     assert student.settings["encoder"]["widths"] == [6, 12]
     assert {"train/top1", "train/agreement"} < student.summary.keys()
-    assert not {name for name in load_run(place / "finetuned").summary if "untrained/classifier" in name}
+    for name in ("finetuned", "distilled"):
+        of_run = load_run(place / name)
+        assert "untrained/classifier_top1" not in of_run.summary
+        assert of_run.summary.keys() <= metric_names(of_run.config)
 
 
 def test_evaluate_says_how_often_the_classifier_is_right_on_test(place, capfd):
@@ -64,6 +68,7 @@ def test_evaluate_says_how_often_the_classifier_is_right_on_test(place, capfd):
     said = capfd.readouterr().out
     assert "with 0.3 of the train labels" in said
     found = json.loads((where / "evaluation.json").read_text())
+    assert found["labels"] == 0.3
     assert f"its own classifier, last epoch: {found['test/classifier_top1']:.3f}" in said
     assert f"its own classifier, best epoch on val: {found['test/classifier_best_top1']:.3f}" in said
 
