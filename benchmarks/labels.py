@@ -179,6 +179,14 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
+def cell(values: Sequence[float]) -> str:
+    """Such as `0.412 ± 0.004`, the mean alone of one; nothing of none."""
+    if not values:
+        return ""
+    mean, deviation = spread(values)
+    return f"{mean:.3f}" + (f" ± {deviation:.3f}" if len(values) > 1 else "")
+
+
 def accuracies(rows: list[dict], data: str, what: str) -> dict[float, list[float]]:
     """Share of the labels -> accuracies on test, of each seed."""
     found: dict[float, list[float]] = {}
@@ -191,10 +199,14 @@ def accuracies(rows: list[dict], data: str, what: str) -> dict[float, list[float
 def table(rows: list[dict], data: str) -> str:
     """Markdown: a line for each kind, a column for each share of the labels."""
     shares = sorted({float(row["labels"]) for row in rows if row["data"] == data})
-    lines = [f"| {data} | {' | '.join(f'{share:.0%}' for share in shares)} |", "|---" + "|---:" * len(shares) + "|"]
+    seeds = len({row["seed"] for row in rows if row["data"] == data})
+    lines = [
+        f"| {data}, n = {seeds} | {' | '.join(f'{share:.0%}' for share in shares)} |",
+        "|---" + "|---:" * len(shares) + "|",
+    ]
     for what, heading in WHAT.items():
         values = accuracies(rows, data, what)
-        cells = ["{:.3f} ± {:.3f} (n={})".format(*spread(v), len(v)) if (v := values.get(s)) else "" for s in shares]
+        cells = [cell(values.get(share, [])) for share in shares]
         lines.append(f"| {heading} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -223,7 +235,8 @@ def draw(rows: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default="photos", help="of configs/data/ (default: %(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -235,7 +248,7 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, required=True, help="folder for labels.csv")
     parser.add_argument("--report", action="store_true", help="print the tables, draw labels.png, train nothing")
     parser.add_argument("--figure", type=Path, default=Path("docs/labels.png"), help="default: %(default)s")
-    arguments, overrides = parser.parse_known_intermixed_args()
+    arguments, overrides = parser.parse_known_intermixed_args(words)
     arguments.output.mkdir(parents=True, exist_ok=True)
     results = arguments.output / "labels.csv"
     if not arguments.report:
@@ -249,3 +262,7 @@ if __name__ == "__main__":
     print("\n\n".join(table(measured, data) for data in dict.fromkeys(row["data"] for row in measured)))
     if arguments.report:
         draw(measured, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
