@@ -46,7 +46,11 @@ def load_starting_weights(module: "ContrastiveModule", config: DictConfig) -> li
             where = f"init_from: {place}: the first {len(layers)} layer(s) of its projector"
             _load(head.kept, place, ("projector.kept.", "projector."), where, f"model.widths={layers}")
             said.append(f"{where} loaded")
-    if isinstance(module, Distilled) and config.model.teacher_from is not None:
+    if isinstance(module, Distilled):
+        if config.model.teacher_from is None:
+            raise ConfigError(
+                "model.teacher_from is null: name the fine-tuned run that teaches, as kindred distill does"
+            )
         place = Path(config.model.teacher_from)
         where = f"model.teacher_from: {place}: encoder and classifier"
         for name, part in module.teacher.named_children():
