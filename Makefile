@@ -6,6 +6,8 @@
 # TRAINER=auto|cpu|gpu|ddp|fsdp|ddp_cpu: where it runs; ddp is all GPUs, or DEVICES of them (docs/clusters.md).
 # SWEEP: a file of configs/sweep/; JOBS=n: trainings side by side; STORAGE: a database server; ENGINE=wandb: W&B's sweeps.
 # DEBUG=1: a few batches of everything. PROFILE=1: writes a profile. RESUME=<run directory>: goes on with that run.
+# RUN: a finished run. LABELS=0.1: the share of the train labels; LAYER=n: layers of RUN's projector that fine-tuning keeps;
+# SCRATCH=1: from random weights; INIT=<run>: what the student starts from (docs/labels.md).
 # RUNS: globs with blanks between them, or one path that is there, blanks and all.
 # ARGS: any Hydra overrides, as words of a shell. All other values reach the program as they are, $, quotes and blanks too.
 # TORCH=cpu|auto|cu...: another build of torch than the package index's (make setup).
@@ -21,6 +23,9 @@ INSTALLED := $(VENV)/.installed-$(or $(TORCH),default)
 CHOICES := MODEL DATA ENCODER VIEWS TRAINER LOGGER SEED EPOCHS DEVICES RESUME DEBUG PROFILE
 takes_train := $(CHOICES)
 takes_sweep := $(CHOICES) SWEEP JOBS STORAGE ENGINE RETRY
+MORE := ENCODER VIEWS TRAINER LOGGER SEED EPOCHS DEVICES DEBUG PROFILE
+takes_finetune := RUN LABELS LAYER SCRATCH $(MORE)
+takes_distill := RUN INIT LAYER $(MORE)
 takes_compare := RUNS
 takes_evaluate := RUN DATA LABELS SEED
 takes_export := RUN FORMAT
@@ -42,7 +47,8 @@ NEAREST := $(shell $(PYTHON) -c 'import difflib, sys; name, *known = sys.argv[1:
 $(error make $(GOALS) takes no $(UNKNOWN)$(if $(NEAREST),; did you mean $(NEAREST)?,.) It takes: $(TAKEN))
 endif
 # Values are text: make expands no $ in them, neither here nor when it exports them to what it runs.
-$(foreach name,$(call from,command environment,$(takes_sweep) $(takes_compare) $(takes_evaluate) $(takes_export)),\
+$(foreach name,$(call from,command environment,$(takes_sweep) $(takes_compare) $(takes_evaluate) $(takes_export) $(takes_finetune) \
+	$(takes_distill)),\
 	$(eval override $(name) := $$(value $(name))))
 
 DEBUGGING := trainer.max_epochs=2 trainer.limit_train_batches=4 trainer.limit_val_batches=2 \
@@ -50,12 +56,12 @@ DEBUGGING := trainer.max_epochs=2 trainer.limit_train_batches=4 trainer.limit_va
 PROFILING := 'trainer.profiler={_target_: lightning.pytorch.profilers.PyTorchProfiler, filename: profile}'
 group = $(if $($(1)),$(call quote,$(2)=$($(1))))
 option = $(if $($(1)),$(2)=$(call quote,$($(1))))
-OVERRIDES = $(call group,MODEL,model) $(call group,DATA,data) $(call group,ENCODER,encoder) $(call group,VIEWS,views) \
-	$(call group,TRAINER,trainer) $(call group,LOGGER,logger) $(call group,SEED,seed) \
-	$(call group,EPOCHS,trainer.max_epochs) $(call group,DEVICES,trainer.devices) $(call group,RESUME,resume) \
-	$(if $(DEBUG),$(DEBUGGING)) $(if $(PROFILE),$(PROFILING))
+SETTINGS = $(call group,ENCODER,encoder) $(call group,VIEWS,views) $(call group,TRAINER,trainer) \
+	$(call group,LOGGER,logger) $(call group,SEED,seed) $(call group,EPOCHS,trainer.max_epochs) \
+	$(call group,DEVICES,trainer.devices) $(if $(DEBUG),$(DEBUGGING)) $(if $(PROFILE),$(PROFILING))
+OVERRIDES = $(call group,MODEL,model) $(call group,DATA,data) $(SETTINGS) $(call group,RESUME,resume)
 
-.PHONY: help setup train sweep compare evaluate export test test-all faults lint format bench lock clean
+.PHONY: help setup train finetune distill sweep compare evaluate export test test-all faults lint format bench lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -80,6 +86,14 @@ endif
 
 train: $(INSTALLED) ## train: MODEL=simclr DATA=photos ... (see the top of the Makefile)
 	@$(BIN)/python -m kindred train $(OVERRIDES) $(ARGS)
+
+finetune: $(INSTALLED) ## train a run further by labels: RUN=logs/latest LABELS=0.01|0.1|1.0 LAYER=1
+	@$(BIN)/python -m kindred finetune $(call option,RUN,--run) $(call option,LABELS,--labels) \
+		$(call option,LAYER,--layer) $(if $(SCRATCH),--scratch) $(SETTINGS) $(ARGS)
+
+distill: $(INSTALLED) ## a student learns from a fine-tuned run: RUN=logs/latest ENCODER=... INIT=<run>
+	@$(BIN)/python -m kindred distill $(call option,RUN,--run) $(call option,INIT,--init) \
+		$(call option,LAYER,--layer) $(SETTINGS) $(ARGS)
 
 sweep: $(INSTALLED) ## many trainings: SWEEP=temperature MODEL=... JOBS=2 (go on: the same command again)
 	@$(call option,STORAGE,KINDRED_STORAGE) $(BIN)/python -m kindred sweep $(call quote,$(or $(SWEEP),temperature)) \

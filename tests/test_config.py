@@ -38,12 +38,19 @@ def test_the_data_set_chooses_encoder_and_views_unless_they_are_given():
     assert compose(["data=cifar10", "views=crop_only"]).choices.views == "crop_only"
 
 
+# What `kindred finetune` and `kindred distill` fill in.
+NEEDED = {
+    "finetuned": ["model.classes=10"],
+    "distilled": ["model.classes=10", "model.teacher={_target_: kindred.encoders.convnet.ConvNet}"],
+}
+
+
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model_on_every_data_set_fits_the_signatures(data, model):
     keys = {"imagefolder": "root", "imagenet": "root", "textfolder": "root", "huggingface": "path"}
     root = [f"data.source.{keys[data]}=somewhere"] if data in keys else []
-    check(compose([f"model={model}", f"data={data}", *root]))
+    check(compose([f"model={model}", f"data={data}", *root, *NEEDED.get(model, [])]))
 
 
 @pytest.mark.parametrize("group", ["encoder", "views", "trainer", "logger", "callbacks"])
@@ -131,8 +138,8 @@ def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_function
 )
 def test_every_shipped_choice_can_be_read_back_and_built(override):
     config = compose([override])
-    if missing := OmegaConf.missing_keys(config):
-        OmegaConf.update(config, missing.pop(), "somewhere")
+    for missing in OmegaConf.missing_keys(config):
+        OmegaConf.update(config, missing, "somewhere")
     OmegaConf.resolve(config)
     settings = read_settings(saved_form(config), "config.yaml")
     check_classes(settings, PARTS, "config.yaml")

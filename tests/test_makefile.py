@@ -73,6 +73,11 @@ def hostile(tmp_path):
         ("sweep", {"SWEEP": "{}", "STORAGE": "storage {}"}),
         ("evaluate", {"RUN": "--run={}", "DATA": "--data={}", "LABELS": "--labels={}", "SEED": "--seed={}"}),
         ("export", {"RUN": "--run={}", "FORMAT": "--format={}"}),
+        (
+            "finetune",
+            {"RUN": "--run={}", "LABELS": "--labels={}", "LAYER": "--layer={}", "VIEWS": "views={}", "SEED": "seed={}"},
+        ),
+        ("distill", {"RUN": "--run={}", "INIT": "--init={}", "LAYER": "--layer={}", "ENCODER": "encoder={}"}),
     ],
 )
 def test_a_value_reaches_the_program_as_it_is_and_never_a_shell(goal, words, venv, tmp_path):
@@ -120,6 +125,8 @@ def test_args_are_words_of_a_shell(venv):
         ("compare RUN=logs/latest", "make compare takes no RUN; did you mean RUNS?"),
         ("evaluate LABEL=0.1", "make evaluate takes no LABEL; did you mean LABELS?"),
         ("export FORMATS=onnx", "make export takes no FORMATS; did you mean FORMAT?"),
+        ("finetune LAYERS=1", "make finetune takes no LAYERS; did you mean LAYER?"),
+        ("distill MODEL=nnclr", "make distill takes no MODEL."),
         ("test MODEL=nnclr", "make test takes no MODEL."),
     ],
 )
@@ -133,3 +140,8 @@ def test_a_variable_that_make_does_not_know_is_an_error_with_the_nearest_right_o
 def test_variables_of_the_environment_and_those_of_the_set_up_are_let_pass(venv):
     assert passed_on(venv, "train", "TORCH=", "MODEL=simclr", MODLE="x", CHOICES="x") == ["train", "model=simclr"]
     assert make(venv, "help", "-j2").returncode == 0
+
+
+def test_scratch_is_a_word_of_its_own(venv):
+    words = passed_on(venv, "finetune", "SCRATCH=1", "LABELS=0.1", "EPOCHS=3", "ARGS=model.optimizer.lr=1")
+    assert words == ["finetune", "--labels=0.1", "--scratch", "trainer.max_epochs=3", "model.optimizer.lr=1"]

@@ -51,7 +51,15 @@ def overrides(command):
 def test_it_is_short_enough_to_be_read():
     assert len(README.splitlines()) <= 250
     assert len(TRAININGS) >= 5
-    assert {made.split()[1] for made, _ in TWINS} == {"train", "sweep", "compare", "evaluate", "export"}
+    assert {made.split()[1] for made, _ in TWINS} == {
+        "train",
+        "finetune",
+        "distill",
+        "sweep",
+        "compare",
+        "evaluate",
+        "export",
+    }
 
 
 @pytest.mark.parametrize("command", TRAININGS, ids=" ".join)

@@ -14,6 +14,8 @@ from kindred.config_files import own_configs
 
 COMMANDS = {
     "train": "train one method on one data set",
+    "finetune": "fine-tune a finished run by labels",
+    "distill": "distil a fine-tuned run into a student",
     "evaluate": "judge a finished run on the test split",
     "compare": "runs side by side: a table and a page",
     "sweep": "many trainings from one sweep file",

@@ -45,7 +45,7 @@ def in_bash(tmp_path):
 
 def test_bash_gets_commands_options_groups_choices_and_keys(in_bash):
     expected = {
-        "kindred ": "-h|--help|--version|train|evaluate|compare|sweep|export|completion",
+        "kindred ": "-h|--help|--version|train|finetune|distill|evaluate|compare|sweep|export|completion",
         "kindred t": "train",
         "kindred train --c": "--cfg",
         "kindred train seed=1 mod": "model=|model.",

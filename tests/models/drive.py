@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kindred.data.loading import ViewBatch
 from kindred.distributed import rank, sum_over_ranks, world_size
+from kindred.models.distilled import Distilled
+from kindred.models.finetuned import FineTuned
 from kindred.models.instdisc import InstDisc
 from kindred.models.momentum import momentum_copy
 from kindred.models.nnclr import NNCLR
@@ -42,9 +44,16 @@ def small(method, encoder=Encoder, **settings):
     torch.manual_seed(0)
     if method is NNCLR:
         settings["predictor_dim"] = 7
-    module = method(
-        encoder(), partial(torch.optim.SGD, lr=0.1, weight_decay=1e-3), hidden_dim=7, projection_dim=5, **settings
-    )
+    if issubclass(method, FineTuned):
+        settings |= {"classes": 3, "widths": [7], "batch_norm": False}
+    else:
+        settings |= {"hidden_dim": 7, "projection_dim": 5}
+    student = encoder()
+    if method is Distilled:
+        settings |= {"teacher": encoder(), "teacher_widths": [4], "teacher_batch_norm": False}
+    module = method(student, partial(torch.optim.SGD, lr=0.1, weight_decay=1e-3), **settings)
+    if method is Distilled:  # one that has learnt something
+        nn.init.normal_(module.teacher.projector.classifier.weight)
     if method in (SimCLR, SimCLRv2, NNCLR):
         module.projector = mlp(6, 5)
     if method is NNCLR:

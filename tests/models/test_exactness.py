@@ -11,6 +11,8 @@ from outcomes import assert_same, outcome
 from ranks import run_ranks
 
 from kindred.distributed import rank, world_size
+from kindred.models.distilled import Distilled
+from kindred.models.finetuned import FineTuned
 from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.neighbours import Oracle, Soft, TopK
@@ -21,6 +23,10 @@ from kindred.models.supcon import SupCon
 
 # Six images a step: a queue of 14 rows wraps around in the third step, one of 17 in the second where both views enter.
 CASES = {
+    "finetuned": (FineTuned, {}, {"views": 1}),
+    "finetuned, two views": (FineTuned, {}, {}),
+    "distilled": (Distilled, {"temperature": 0.5}, {"views": 1}),
+    "distilled, by labels too": (Distilled, {"temperature": 0.3, "alpha": 0.4}, {}),
     "instdisc": (InstDisc, {"noise_samples": 5}, {"views": 1}),
     "instdisc, full": (InstDisc, {"loss": "contrastive", "momentum": 0.9}, {"views": 1}),
     "instdisc, two views": (InstDisc, {"temperature": 0.5, "proximal": 0.0, "noise_samples": 30}, {}),
@@ -90,7 +96,7 @@ def test_losses_gradients_and_queues_on_several_ranks_equal_those_on_one(name, w
             assert torch.equal(result["state"][key], results[0]["state"][key]), key
 
 
-@pytest.mark.parametrize("name", ["instdisc", "simclr", "mocov2, symmetric", "nnclr", "supcon"])
+@pytest.mark.parametrize("name", ["distilled", "instdisc", "simclr", "mocov2, symmetric", "nnclr", "supcon"])
 def test_accumulated_gradients_equal_those_of_the_same_micro_batches_on_one_process(name):
     expected = run_case(name, accumulate=2)
     assert len(expected["gradients"]) == STEPS / 2

@@ -21,11 +21,12 @@ from kindred.commands.evaluate import main
 from kindred.data.images.embedded import Digits
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Subset
+from kindred.data.order import share_of_each_class
 from kindred.data.source import ArrayExamples, NoTestError
 from kindred.evaluation.accuracy import confusion_matrix
 from kindred.evaluation.judge import KNN_K, KNN_TEMPERATURES, Encoded, choose_knn
 from kindred.evaluation.knn import knn_classify
-from kindred.runs.features import cut, encode, share_of_each_class
+from kindred.runs.features import cut, encode
 from kindred.runs.fingerprint import short
 from kindred.runs.judging import evaluate, flatten, other_datamodule, untrained_encoder
 from kindred.runs.model_card import model_card

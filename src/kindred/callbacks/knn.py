@@ -84,5 +84,5 @@ def _share(bank: MemoryBank, trainer: Trainer) -> Features:
     """This rank's share of the rows, which all ranks hold."""
     rows = slice(trainer.global_rank, None, trainer.world_size)
     positions = bank.positions[rows]
-    labels = torch.from_numpy(trainer.datamodule.train.examples.labels)[positions.cpu()].to(positions.device)
+    labels = torch.from_numpy(trainer.datamodule.train.known)[positions.cpu()].to(positions.device)
     return Features(bank.features[rows], labels, positions)

@@ -32,6 +32,7 @@ CALLBACKS = {
         f"split/{of}{name}" for of in ("", "projector_") for name in ("rankme", "alpha_req", *OF_VIEWS)
     ),
     "kindred.callbacks.hardness.HardnessCallback": ("train/penalty_entropy", "train/effective_negatives"),
+    "kindred.callbacks.classifier.ClassifierCallback": tuple(f"split/classifier_{top}" for top in TOP),
     "kindred.callbacks.feature_store.FeatureStore": (),
     "kindred.callbacks.figures.Figures": (),
     "kindred.callbacks.guard.Guard": (),
@@ -40,6 +41,8 @@ CALLBACKS = {
     "kindred.training.step_seed.StepSeed": (),
 }
 METHODS = {
+    "kindred.models.distilled.Distilled": ("train/top1", "train/agreement"),
+    "kindred.models.finetuned.FineTuned": ("train/top1",),
     "kindred.models.instdisc.InstDisc": tuple(f"split/bank_knn_{top}" for top in TOP),
     "kindred.models.mocov2.MoCoV2": ("train/queue_fill",),
     "kindred.models.nnclr.NNCLR": ("train/nn_match", "train/support_fill"),

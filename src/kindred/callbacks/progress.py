@@ -14,6 +14,8 @@ from kindred.training.trainer import Trainer
 # What was recorded last, and how it is shown; where there is no room for all, from the first.
 SHOWN = {
     "train/loss": "loss {:.4g}",
+    "val/classifier_top1": "classifier {:.3f}",
+    "test/classifier_top1": "classifier (test) {:.3f}",
     "val/knn_top1": "kNN {:.3f}",
     "val/linear_top1": "linear {:.3f}",
     "test/knn_top1": "kNN (test) {:.3f}",

@@ -59,6 +59,9 @@ def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) ->
     for name, label in rows.items():
         k, temperature, penalty = (result[f"{name}/{key}"] for key in ("knn_k", "knn_temperature", "linear_penalty"))
         console.print(f"{label}: k={k}, T={temperature:g}, penalty {penalty:.1e}", soft_wrap=True)
+    for name, epoch in (("classifier", "last epoch"), ("classifier_best", "best epoch on val")):
+        if (value := result.get(f"{on}/{name}_top1")) is not None:
+            console.print(f"its own classifier, {epoch}: {value:.3f}", soft_wrap=True)
     console.print(f"chosen on {result['chosen_on']} ({chosen} images); {result['seconds']:.0f} s")
     if pictures:
         console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)

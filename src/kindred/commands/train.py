@@ -14,12 +14,12 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kindred.commands.command_line import Parser, overrides, say_own_configs
-from kindred.commands.errors import report
+from kindred.commands.errors import attempt, report
 from kindred.config_files import config_names, default_choices
 from kindred.errors import AbsentError, ConfigError, lines
 
@@ -60,20 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cfg", action="store_true", help="print the configuration and stop")
     parser.add_argument("-h", "--help", action="store_true", help="print this and stop")
     options = parser.read(arguments)
+    from kindred.training import launch
+
+    if run := launch.handed_down():  # logs/latest may be another run by now
+        options.overrides = [f"resume={run}" if a.startswith("resume=") else a for a in options.overrides]
+    if options.help:
+        return attempt(lambda: print(f"{parser.format_help()}\n{choices_and_keys(options.overrides)}"))
+    return start(lambda: options.overrides, options.cfg)
+
+
+def start(words: Callable[[], Sequence[str]], cfg: bool = False) -> int:
+    """Train as overrides say, or print the configuration that they make; the exit status."""
     from omegaconf import OmegaConf  # these take longer than a shell's completion may
 
     from kindred.config import resolve
     from kindred.runs.train import train
     from kindred.training import launch
 
-    if run := launch.handed_down():  # logs/latest may be another run by now
-        options.overrides = [f"resume={run}" if a.startswith("resume=") else a for a in options.overrides]
     try:
-        if options.help:
-            print(f"{parser.format_help()}\n{choices_and_keys(options.overrides)}")
-            return 0
-        config = configure(options.overrides)
-        if options.cfg:
+        config = configure(words())
+        if cfg:
             resolve(config)
             print(OmegaConf.to_yaml(config))
             return 0

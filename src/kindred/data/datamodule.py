@@ -6,15 +6,15 @@ from typing import Annotated
 import lightning
 import numpy as np
 import torch
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from kindred.data.inventory import Files
 from kindred.data.loading import Batch, DealtBatches, GlobalBatches, Loader, Subset, TrainLoader, ViewBatch
-from kindred.data.order import stratified_order
+from kindred.data.order import share_of_each_class, stratified_order
 from kindred.data.source import Examples, Source
 from kindred.data.views import Views
 from kindred.errors import ConfigError
-from kindred.values import Count, value_text
+from kindred.values import Count, Whole, value_text
 
 
 class DataModule(lightning.LightningDataModule):
@@ -38,6 +38,10 @@ class DataModule(lightning.LightningDataModule):
         eval_batch_size: per rank.
         num_workers: loader processes per rank, useful for what is streamed from files.
         seed: of the sample order.
+        labels: share of the train labels that anything may see, of each class, at least one: the other train examples are
+            unlabelled, and bank examples are those with one. What `kindred evaluate --labels` takes is the same.
+        label_seed: of that choice, which is the same in all runs with it.
+        unlabelled: whether train has the examples without a label too. Else it is the bank's examples.
 
     Raises:
         ValueError: in setup(), naming the key, when the numbers do not fit the source or the number of ranks.
@@ -53,6 +57,9 @@ class DataModule(lightning.LightningDataModule):
         eval_batch_size: Count = 512,
         num_workers: Annotated[int, Ge(0)] = 0,
         seed: int = 0,
+        labels: Annotated[float, Gt(0), Le(1)] = 1.0,
+        label_seed: Whole = 0,
+        unlabelled: bool = True,
     ):
         super().__init__()
         if val_size is not None and (val_size < 0 or (isinstance(val_size, float) and val_size >= 1)):
@@ -60,6 +67,7 @@ class DataModule(lightning.LightningDataModule):
         self.source, self.views = source, views
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.val_size, self.train_size, self.seed = val_size, train_size, seed
+        self.labels_share, self.label_seed, self.unlabelled = labels, label_seed, unlabelled
         self.monitor = "test" if val_size == 0 else "val"
         self.is_set_up = False
 
@@ -78,21 +86,23 @@ class DataModule(lightning.LightningDataModule):
         assert train is not None  # Source.load
         self.class_names = list(self.source.class_names)
         self.num_classes = len(self.class_names)
-        self.train_is_labelled = bool((train.labels >= 0).any())
 
         labelled = train if bank is None else bank
         self.query, kept = self._hold_out(labelled)
         positions = self._subset(train.labels, kept if bank is None else np.arange(len(train.labels)))
-        if self.batch_size > len(positions):
-            raise ConfigError(
-                f"data.batch_size is {self.batch_size}, but there are only {len(positions)} train examples: "
-                "one batch must fit into an epoch"
-            )
         answering = positions if bank is None else kept
         if (known := labelled.labels[answering] >= 0).any():
             answering = answering[known]
         self.bank = Subset(labelled, answering, self.views)
-        self.train = Subset(train, positions, self.views)
+        self.train, self.train_examples = Subset(train, positions, self.views), train
+        if self.labels_share < 1 or not self.unlabelled:
+            self._choose_labels(hidden=bank is None)
+        if self.batch_size > len(self.train):
+            raise ConfigError(
+                f"data.batch_size is {self.batch_size}, but there are only {len(self.train)} train examples: "
+                "one batch must fit into an epoch"
+            )
+        self.train_is_labelled = bool((self.train.labels >= 0).any())
         self.is_judged = len(np.unique(self.bank.labels)) > 1 and bool((self.query.labels >= 0).any())
         self.is_set_up = True
 
@@ -112,6 +122,21 @@ class DataModule(lightning.LightningDataModule):
             )
         return Subset(own, np.arange(len(own.labels)), self.views), everything
 
+    def _choose_labels(self, hidden: bool) -> None:
+        """Leave the bank the share of labels that may be seen, and train no others (`hidden`: they are the bank's)."""
+        if not (self.bank.labels >= 0).any():
+            if self.unlabelled:
+                return
+            raise ConfigError(f"data.labels: the train examples of {self.source.name} have none: give labelled data")
+        chosen = share_of_each_class(self.bank.labels, self.labels_share, self.label_seed, "data.labels")
+        self.bank = self.bank.part(chosen)
+        if not self.unlabelled:
+            self.train = self.bank
+        elif hidden:
+            known = np.full_like(self.train.known, -1)
+            known[self.bank.positions] = self.bank.labels
+            self.train = Subset(self.train.examples, self.train.positions, self.views, known)
+
     def _held_out(self, labelled: int) -> int:
         size = 0.1 if self.val_size is None else self.val_size
         count = round(size * labelled) if isinstance(size, float) else size
@@ -123,9 +148,9 @@ class DataModule(lightning.LightningDataModule):
         return count
 
     def expected_examples(self) -> int | None:
-        """Train examples, before any is read: by the source's files, one for each; None: it knows none."""
+        """Train examples, before any is read: by the source's files, one for each; None: it knows none, or no labels."""
         files = self.inventory()
-        if "train" not in files:
+        if "train" not in files or not self.unlabelled:
             return None
         count = len(files["train"].names)
         if self.val_size != 0 and not {"val", "bank"} & files.keys():
@@ -151,7 +176,7 @@ class DataModule(lightning.LightningDataModule):
 
     def labels(self) -> dict[str, np.ndarray]:
         """After setup(): the labels of the splits that it has loaded, before anything was cut from them."""
-        loaded = [self.train.examples, self.bank.examples, self.query.examples]
+        loaded = [self.train_examples, self.bank.examples, self.query.examples]
         names = ("train", "bank", "test" if self.monitor == "test" else "val")
         new = [all(examples is not other for other in loaded[:place]) for place, examples in enumerate(loaded)]
         return {name: examples.labels for name, examples, own in zip(names, loaded, new, strict=True) if own}

@@ -32,23 +32,25 @@ class ViewBatch(NamedTuple):
 class Subset:
     """Some examples of a source, chosen by `positions` (int64 [N]) and read a batch at a time; nothing is copied.
 
-    Items are positions in the subset, not in the source.
+    Items are positions in the subset, not in the source. `known` are labels of all the source's examples that go before its
+    own: some of them hidden, as -1.
     """
 
-    def __init__(self, examples: Examples, positions: np.ndarray, views: Views):
+    def __init__(self, examples: Examples, positions: np.ndarray, views: Views, known: np.ndarray | None = None):
         self.examples, self.positions, self.views = examples, positions, views
+        self.known = examples.labels if known is None else known
 
     @property
     def labels(self) -> np.ndarray:
         """int64 [N], -1: unlabelled"""
-        return self.examples.labels[self.positions]
+        return self.known[self.positions]
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def part(self, items: np.ndarray) -> "Subset":
         """Some of them."""
-        return Subset(self.examples, self.positions[items], self.views)
+        return Subset(self.examples, self.positions[items], self.views, self.known)
 
     def __getitems__(self, items: Any) -> Batch:
         """As evaluation sees them; `items`: list of ints or integer array [B]."""
@@ -61,7 +63,7 @@ class Subset:
         return self._batch(self.examples.read_train(positions, epoch, self.views), positions)
 
     def _batch(self, raw: np.ndarray, positions: np.ndarray) -> Batch:
-        return Batch(*map(torch.from_numpy, (raw, self.examples.labels[positions], positions)))
+        return Batch(*map(torch.from_numpy, (raw, self.known[positions], positions)))
 
 
 class EpochItems(NamedTuple):

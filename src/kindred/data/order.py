@@ -5,6 +5,8 @@ The integer hash is splitmix64 (Steele, Lea, Flood 2014), so an order is the sam
 
 import numpy as np
 
+from kindred.errors import ConfigError
+
 
 def permutation(size: int, *key: int) -> np.ndarray:
     """A permutation of range(size), int64 [size], that is a pure function of `key`."""
@@ -44,6 +46,22 @@ def stratified_order(labels: np.ndarray, sizes: list[int], seed: int = 0) -> lis
         taken += share
     rest = [m[t:] for m, t in zip(members, taken, strict=True)]
     return [*parts, np.sort(np.concatenate(rest))]
+
+
+def share_of_each_class(labels: np.ndarray, share: float, seed: int, key: str = "labels") -> np.ndarray:
+    """Sorted positions of `share` of the examples of each class, rounded, at least one; a function of labels, share, seed.
+
+    Raises:
+        ConfigError: it is less than an example for each class; the line names `key`.
+    """
+    if share * len(labels) < (classes := len(np.unique(labels))):
+        raise ConfigError(
+            f"{key} is {share:g}: that is {share * len(labels):.2g} of {len(labels)} train labels, and {classes} "
+            f"classes need one each; give {np.ceil(1e4 * classes / len(labels)) / 1e4:g} or more"
+        )
+    shuffled = permutation(len(labels), seed)
+    members = [shuffled[labels[shuffled] == label] for label in np.unique(labels)]
+    return np.sort(np.concatenate([own[: max(1, round(share * len(own)))] for own in members]))
 
 
 def _shares(counts: np.ndarray, size: int) -> np.ndarray:

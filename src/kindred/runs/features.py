@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kindred.data.datamodule import DataModule
 from kindred.data.loading import Batch, Subset
-from kindred.data.order import permutation, stratified_order
+from kindred.data.order import share_of_each_class, stratified_order
 from kindred.data.source import NoTestError
 from kindred.errors import ConfigError
 from kindred.evaluation.judge import Encoded
@@ -72,13 +72,8 @@ def cut(datamodule: DataModule, share: float = 1.0, seed: int = 0) -> dict[str, 
         held_out, kept = stratified_order(train.labels, [round(len(train) / 10)])
         splits |= {"train": train.part(kept), "val": train.part(held_out)}
     if share < 1:
-        labels = splits["train"].labels
-        if share * len(labels) < (classes := len(np.unique(labels))):
-            raise ConfigError(
-                f"--labels is {share:g}: that is {share * len(labels):.2g} of {len(labels)} train labels, and {classes} "
-                f"classes need one each; give {np.ceil(1e4 * classes / len(labels)) / 1e4:g} or more"
-            )
-        splits["train"] = splits["train"].part(share_of_each_class(labels, share, seed))
+        train = splits["train"]
+        splits["train"] = train.part(share_of_each_class(train.labels, share, seed, "--labels"))
     _check_that_they_judge(splits, datamodule)
     return splits
 
@@ -95,10 +90,3 @@ def _check_that_they_judge(splits: dict[str, Subset], datamodule: DataModule) ->
             f"{datamodule.source.name} has labelled train examples of one class, {name}, and an accuracy needs two; --data "
             "judges the encoder on a data set that has more"
         )
-
-
-def share_of_each_class(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Sorted positions of `share` of the examples of each class, rounded, at least one; a function of its arguments."""
-    shuffled = permutation(len(labels), seed)
-    members = [shuffled[labels[shuffled] == label] for label in np.unique(labels)]
-    return np.sort(np.concatenate([own[: max(1, round(share * len(own)))] for own in members]))

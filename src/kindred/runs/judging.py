@@ -15,6 +15,7 @@ import numpy as np
 
 from kindred.config import ConfigError, check, compose
 from kindred.files import write_atomically
+from kindred.runs.classifying import classifier_accuracies
 from kindred.runs.fingerprint import changes, record, short
 from kindred.runs.origin import origin
 from kindred.runs.run import Run, build_datamodule, build_module
@@ -45,6 +46,7 @@ def evaluate(
     run), `untrained/...` (the encoder before its first step) and `pixels/...` (the images; of others what
     `Views.base_line` says); beside each stand the settings that were chosen on val (`.../knn_k`, `.../knn_temperature`,
     `.../linear_penalty`) and the accuracy there (`..._val_top1`).
+    Of a run with a classifier of its own also that one's (`kindred.runs.classifying`); `labels` is the share that it saw.
     `step` and `checkpoint` say which weights were judged (`kindred.runs.origin`), `data_fingerprint` on which data, and
     `data_changed`, if they are not those of the training, how they differ. Without a test split the val images judge:
     `judged_on` is "val", the accuracies are under `val/...`, and settings are chosen on a tenth of the train images.
@@ -90,6 +92,7 @@ def evaluate(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     datamodule.setup()
     on = judged_on(datamodule)
+    seen = labels * datamodule.labels_share
     changed = changes(run.path, datamodule) if data is None else None
     frozen = {"untrained": None if brief else untrained_encoder(run), on: deepcopy(run.encoder)}
     encoders: dict[str, Callable[[Tensor], Any]] = {
@@ -106,7 +109,7 @@ def evaluate(
     result = {
         **origin(run),
         "data": data or run.config.choices.data,
-        "labels": labels,
+        "labels": seen,
         "seed": seed,
         "data_fingerprint": short(record(datamodule)),
         **({} if changed is None else {"data_changed": changed}),
@@ -116,10 +119,12 @@ def evaluate(
         **{f"{names[split]}_images": len(images) for split, images in splits.items()},
     }
     test_labels = encoded["test"][on].labels
+    if data is None:
+        result |= classifier_accuracies(run, datamodule, splits["test"], on, device)
     predicted = {}
     for name in encoders:
         train, val, test = (encoded[split][name] for split in ("train", "val", "test"))
-        scores, found = judge(train, val, test.features, datamodule.num_classes, refit=labels == 1)
+        scores, found = judge(train, val, test.features, datamodule.num_classes, refit=seen == 1)
         for probe, each in scores.items():
             predicted[name, probe] = each.argmax(dim=1)
             found |= top_k_accuracies(probe, each, test_labels)

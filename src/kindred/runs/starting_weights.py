@@ -1,12 +1,15 @@
-"""`init_from`: an encoder's weights in a run, or in a file of others: torchvision, timm, lightly, solo-learn, FAIR.
+"""Where a new run starts. `init_from`: an encoder's weights in a run, or in a file of others: torchvision, timm, lightly,
+solo-learn, FAIR; for fine-tuning a run's projector too, and `model.teacher_from`: for distillation, a run's classifier.
 
 A file may hold the encoder's state dict, or a checkpoint with the encoder in it, below any prefix.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
 
 from kindred.config import ConfigError
 from kindred.runs.weights import DamagedCheckpointError, read_checkpoint
@@ -14,10 +17,58 @@ from kindred.runs.weights import DamagedCheckpointError, read_checkpoint
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from kindred.models.contrastive import ContrastiveModule
+
 # A moving average of the encoder, which stands beside it in MoCo's, BYOL's and DINO's checkpoints and in timm's.
 AVERAGE = re.compile(r"(^|[._])(momentum|teacher|target|ema|key|k)([._]|$)")
 NUMBERED = re.compile(r"((?:[A-Za-z_]\w*\.)*?)(\d+)\.(.+)")
 NAMED = 4  # tensors that a line names
+
+
+def load_starting_weights(module: "ContrastiveModule", config: DictConfig) -> list[str]:
+    """Start `module` as a new run with `config` does.
+
+    Returns:
+        A line for each thing that was loaded.
+
+    Raises:
+        ValueError: weights that do not fit.
+    """
+    from kindred.models.distilled import Distilled
+    from kindred.models.finetuned import ClassifierHead
+
+    said = []
+    if config.init_from is not None:
+        place = Path(config.init_from)
+        said.append(load_encoder_weights(module.encoder, place))
+        head = module.projector
+        if isinstance(head, ClassifierHead) and (layers := list(config.model.widths)):
+            where = f"init_from: {place}: the first {len(layers)} layer(s) of its projector"
+            _load(head.kept, place, ("projector.kept.", "projector."), where, f"model.widths={layers}")
+            said.append(f"{where} loaded")
+    if isinstance(module, Distilled):
+        if config.model.teacher_from is None:
+            raise ConfigError(
+                "model.teacher_from is null: name the fine-tuned run that teaches, as kindred distill does"
+            )
+        place = Path(config.model.teacher_from)
+        where = f"model.teacher_from: {place}: encoder and classifier"
+        for name, part in module.teacher.named_children():
+            _load(part, place, (f"{name}.",), where, f"model.teacher and model.classes={config.model.classes}")
+        said.append(f"{where} loaded into the teacher")
+    return said
+
+
+def _load(part: "nn.Module", place: Path, prefixes: Sequence[str], where: str, expected: str) -> None:
+    """Load `part` from the tensors of the run in `place` below the first of the prefixes that has them all."""
+    tensors = dict(_tensors(_read(place / "checkpoints" / "last.ckpt" if place.is_dir() else place)))
+    own = part.state_dict()
+    for prefix in prefixes:
+        found = {name: tensors.get(f"state_dict.{prefix}{name}") for name in own}
+        if all(value is not None and value.shape == own[name].shape for name, value in found.items()):
+            part.load_state_dict(found)
+            return
+    raise ConfigError(f"{where} are not those of {expected}")
 
 
 def load_encoder_weights(encoder: "nn.Module", path: Path) -> str:

@@ -42,6 +42,8 @@ def print_summary(
         accuracy(f"kNN, last epoch{on}", f"{split}/knn")
         accuracy(f"kNN, best epoch{on}", f"{split}/knn", "_best")
         accuracy(f"linear probe, last epoch{on}", f"{split}/linear")
+        accuracy(f"classifier, last epoch{on}", f"{split}/classifier")
+        accuracy(f"classifier, best epoch{on}", f"{split}/classifier", "_best")
     if not table.row_count:  # no labels
         table = Table("", "last epoch", title=str(directory), title_justify="left")
         for name in LABEL_FREE:

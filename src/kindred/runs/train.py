@@ -24,7 +24,7 @@ from kindred.runs.directory import (
 )
 from kindred.runs.fingerprint import check_unchanged, write_record
 from kindred.runs.run import build_datamodule, build_module, without_weights
-from kindred.runs.starting_weights import load_encoder_weights
+from kindred.runs.starting_weights import load_starting_weights
 from kindred.runs.trust import read_settings
 from kindred.runs.weights import bound_settings, check_settings, resume_point
 from kindred.training import launch
@@ -58,8 +58,7 @@ def train(config: DictConfig) -> dict[str, float]:
     datamodule = build_datamodule(config)
     begun = config.resume is not None and any(Path(config.resume, "checkpoints").glob("*.ckpt"))
     module = build_module(without_weights(config) if begun else config)
-    if config.init_from is not None and not begun:
-        loaded = load_encoder_weights(module.encoder, Path(config.init_from))
+    for loaded in [] if begun else load_starting_weights(module, config):
         if launch.rank() == 0:
             print(loaded, file=sys.stderr)
     datamodule.check_batch_size(ranks)

@@ -19,22 +19,25 @@ from kindred.config import ConfigError, YamlLoader
 from kindred.runs.moved import present_form
 
 OPTIMISERS = frozenset({"kindred.optimisers.lars.LARS", "torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD"})
+ENCODERS = frozenset(
+    {
+        "kindred.encoders.convnet.ConvNet",
+        "kindred.encoders.resnet.resnet",
+        "kindred.encoders.timm.timm_encoder",
+        "kindred.encoders.pretrained.Pretrained",
+        "kindred.encoders.transformer.Transformer",
+    }
+)
 
 # Place -> the classes that may stand there; `*` is any one key. A list of packages would not do: torch alone holds
 # functions that run a shell. Nor would one list for all places: what is harmless as a source need not be so as a logger.
 TRUSTED = {
-    "encoder": frozenset(
-        {
-            "kindred.encoders.convnet.ConvNet",
-            "kindred.encoders.resnet.resnet",
-            "kindred.encoders.timm.timm_encoder",
-            "kindred.encoders.pretrained.Pretrained",
-            "kindred.encoders.transformer.Transformer",
-        }
-    ),
+    "encoder": ENCODERS,
     "model": frozenset(
         f"kindred.models.{name}"
         for name in (
+            "distilled.Distilled",
+            "finetuned.FineTuned",
             "instdisc.InstDisc",
             "simclr.SimCLR",
             "simclrv2.SimCLRv2",
@@ -44,6 +47,7 @@ TRUSTED = {
         )
     ),
     "model.optimizer": OPTIMISERS,
+    "model.teacher": ENCODERS,
     "model.neighbours": frozenset(
         f"kindred.models.neighbours.{name}" for name in ("Nearest", "TopK", "Soft", "Oracle")
     ),
@@ -71,6 +75,7 @@ TRUSTED = {
     "trainer.profiler": frozenset({"lightning.pytorch.profilers.PyTorchProfiler"}),
     "callbacks.*": frozenset(
         {
+            "kindred.callbacks.classifier.ClassifierCallback",
             "kindred.callbacks.feature_store.FeatureStore",
             "kindred.callbacks.figures.Figures",
             "kindred.callbacks.geometry.GeometryCallback",

@@ -11,6 +11,8 @@ from kindred.study.groups import Group, as_text, fold_seeds, short_names
 from kindred.study.judges import Trial, try_judges
 
 SPLIT_METRICS = {
+    "classifier_top1": ("classifier", 3),
+    "classifier_top1_best": ("classifier best", 3),
     "knn_top1": ("kNN", 3),
     "knn_top1_best": ("kNN best", 3),
     "linear_top1": ("linear", 3),
@@ -58,6 +60,7 @@ COLUMNS = (
     *(Column(f"val/{name}", *shown) for name, shown in SPLIT_METRICS.items()),
     *(Column(f"test/{name}", f"test {shown[0]}", shown[1]) for name, shown in SPLIT_METRICS.items()),
     Column("train/alignment", "alignment", 3),
+    Column("evaluation/classifier_top1", "evaluated classifier", 3),
     Column("evaluation/linear_top1", "evaluated linear", 3),
     Column("evaluation/val_linear_top1", "evaluated linear on val", 3),
     Column("seconds", "seconds", 0),

@@ -23,10 +23,10 @@ from kindred.runs.run import Run, load_run
 ABSENT = object()
 ROOT = "data.source.root"
 
-SEED = re.compile(r"(.*\.)?seed")
+SEED = re.compile(r"(.*\.)?(label_)?seed")
 # Seeds, places, and what only says how a run is shown and written down: no run scores better for it.
 ASIDE = re.compile(
-    r"(.*\.)?(seed|_convert_)|(run_dir|log_dir|resume|logger|callbacks\.(progress|figures|checkpoints))(\..*)?"
+    r"(.*\.)?((label_)?seed|_convert_)|(run_dir|log_dir|resume|logger|callbacks\.(progress|figures|checkpoints))(\..*)?"
     r"|trainer\.enable_.*|data\.source\.cache_dir"
 )
 
@@ -173,13 +173,15 @@ class Group:
 
 
 def numbers(run: Run) -> dict[str, float]:
-    """The numbers of summary.json, and the linear probe of evaluation.json, if of that step.
+    """The numbers of summary.json, and of evaluation.json, if of that step, the linear probe and the run's own classifier.
 
     That is `evaluation/linear_top1`, or of data without a test split `evaluation/val_linear_top1`.
     """
     evaluation = {} if is_outdated(run) else _evaluation(run)
     judged = {
-        name: evaluation.get(f"{on}/linear_top1") for name, on in (("linear_top1", "test"), ("val_linear_top1", "val"))
+        f"{prefix}{probe}_top1": evaluation.get(f"{on}/{probe}_top1")
+        for probe in ("linear", "classifier")
+        for prefix, on in (("", "test"), ("val_", "val"))
     }
     reached = run.summary | {f"evaluation/{name}": value for name, value in judged.items()}
     return {name: float(value) for name, value in reached.items() if _is_number(value) and not math.isnan(value)}

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, Protocol
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from kindred.data.datamodule import DataModule
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.views import MultiView, needs_colours
 from kindred.data.source import ArrayExamples, Source
 from kindred.errors import ConfigError
-from kindred.values import Count
+from kindred.values import Count, Whole
 
 
 class ImageSource(Source, Protocol):
@@ -27,7 +27,8 @@ class ImageDataModule(DataModule):
         source: whose `mean` and `std` the views normalise by.
         image_size: height and width of evaluation images in pixels; in-memory images of another size are resized.
         channels: of the images; like `image_size` declared, since the encoder's configuration refers to it.
-        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed: see DataModule.
+        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed, labels, label_seed, unlabelled: see
+            DataModule.
     """
 
     source: ImageSource
@@ -45,8 +46,12 @@ class ImageDataModule(DataModule):
         eval_batch_size: Count = 512,
         num_workers: Annotated[int, Ge(0)] = 0,
         seed: int = 0,
+        labels: Annotated[float, Gt(0), Le(1)] = 1.0,
+        label_seed: Whole = 0,
+        unlabelled: bool = True,
     ):
-        super().__init__(source, views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed)
+        settings = val_size, train_size, eval_batch_size, num_workers, seed, labels, label_seed, unlabelled
+        super().__init__(source, views, batch_size, *settings)
         self.image_size, self.channels = image_size, channels
         if channels not in (1, 3) and (coloured := needs_colours(views.views)):
             raise ConfigError(

@@ -14,7 +14,8 @@ class TextDataModule(DataModule):
 
     Args:
         source: with a tokenizer.
-        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed: see DataModule.
+        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed, labels, label_seed, unlabelled: see
+            DataModule.
     """
 
     source: TextSource
