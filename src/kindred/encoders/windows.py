@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -18,7 +18,7 @@ class WindowEncoder(Protocol):
     num_features: int
 
     def encode_windows(self, inputs: Tensor) -> Tensor:
-        """The latents z of the windows, before any pooling.
+        """The latents z of the windows, before any pooling; `forward` is not called for it.
 
         Args:
             inputs: [B, ...].
@@ -31,7 +31,16 @@ class WindowEncoder(Protocol):
         ...
 
 
-def latents_of(encoder: WindowEncoder, inputs: Tensor) -> Tensor:
-    """Latents [B, T, C, F] of the windows of inputs [B, ...]; C is 1 where there is one sequence an input."""
-    latents = encoder.encode_windows(inputs)
+def latents_of(encoder: nn.Module, inputs: Tensor) -> Tensor:
+    """Latents [B, T, C, F] of the windows of inputs [B, ...], by a WindowEncoder; C is 1 where it gives [B, T, F]."""
+    assert isinstance(encoder, WindowEncoder)
+    # Through the call of the module, on whose hooks precision and shards depend, as Lightning redirects `forward`.
+    own = vars(encoder).pop("forward", None)
+    vars(encoder)["forward"] = encoder.encode_windows
+    try:
+        latents = encoder(inputs)
+    finally:
+        del vars(encoder)["forward"]
+        if own is not None:
+            vars(encoder)["forward"] = own
     return latents if latents.ndim == 4 else latents.unsqueeze(2)

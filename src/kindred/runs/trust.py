@@ -26,15 +26,18 @@ TRUSTED = {
     "encoder": frozenset(
         {
             "kindred.encoders.convnet.ConvNet",
+            "kindred.encoders.patches.Patches",
             "kindred.encoders.resnet.resnet",
             "kindred.encoders.timm.timm_encoder",
             "kindred.encoders.pretrained.Pretrained",
             "kindred.encoders.transformer.Transformer",
         }
     ),
+    "encoder.encoder": frozenset({"kindred.encoders.convnet.ConvNet", "kindred.encoders.resnet.resnet"}),  # of patches
     "model": frozenset(
         f"kindred.models.{name}"
         for name in (
+            "cpc.CPC",
             "instdisc.InstDisc",
             "simclr.SimCLR",
             "simclrv2.SimCLRv2",
