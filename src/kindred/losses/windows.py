@@ -58,7 +58,8 @@ def window_scores(
 
 def first_of(scores: Tensor) -> Tensor:
     """InfoNCE, the mean over [..., M] scores of -log softmax of the first (van den Oord et al. 2018, eq. 4)."""
-    return (scores.logsumexp(dim=-1) - scores[..., 0]).mean()
+    # The difference first: of large scores the sum of exponentials would be lost to rounding.
+    return (scores - scores[..., :1]).logsumexp(dim=-1).mean()
 
 
 @torch.no_grad()
