@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kindred.data.loading import ViewBatch
 from kindred.distributed import rank, sum_over_ranks, world_size
+from kindred.models.cpc import CPC
 from kindred.models.instdisc import InstDisc
 from kindred.models.momentum import momentum_copy
 from kindred.models.nnclr import NNCLR
@@ -33,6 +34,23 @@ class CropEncoder(Encoder):
         return super().forward(nn.functional.adaptive_avg_pool2d(images, 3))
 
 
+class RowsEncoder(nn.Module):
+    """Images [B, 1, H, W] -> windows of a pixel and its column's number [B, H, W, 6], row after row."""
+
+    num_features = 6
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 6))
+
+    def encode_windows(self, images):
+        pixels = images[:, 0]
+        return self.network(torch.stack([pixels, torch.arange(pixels.shape[2]).expand_as(pixels)], dim=-1))
+
+    def forward(self, images):
+        return self.encode_windows(images).mean(dim=(1, 2))
+
+
 def mlp(inputs, outputs):
     return nn.Sequential(nn.Linear(inputs, 7), nn.Tanh(), nn.Linear(7, outputs))
 
@@ -42,9 +60,8 @@ def small(method, encoder=Encoder, **settings):
     torch.manual_seed(0)
     if method is NNCLR:
         settings["predictor_dim"] = 7
-    module = method(
-        encoder(), partial(torch.optim.SGD, lr=0.1, weight_decay=1e-3), hidden_dim=7, projection_dim=5, **settings
-    )
+    widths = {"hidden_dim": 7} if method is CPC else {"hidden_dim": 7, "projection_dim": 5}
+    module = method(encoder(), partial(torch.optim.SGD, lr=0.1, weight_decay=1e-3), **(widths | settings))
     if method in (SimCLR, SimCLRv2, NNCLR):
         module.projector = mlp(6, 5)
     if method is NNCLR:

@@ -6,11 +6,12 @@ from io import BytesIO
 import pytest
 import torch
 from children import At, add_callback, kill_self, resume, start
-from drive import CropEncoder, attach_trainer, random_batches, small, train, view_batch
+from drive import CropEncoder, RowsEncoder, attach_trainer, random_batches, small, train, view_batch
 from outcomes import assert_same, outcome
 from ranks import run_ranks
 
 from kindred.distributed import rank, world_size
+from kindred.models.cpc import CPC
 from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.neighbours import Oracle, Soft, TopK
@@ -21,6 +22,13 @@ from kindred.models.supcon import SupCon
 
 # Six images a step: a queue of 14 rows wraps around in the third step, one of 17 in the second where both views enter.
 CASES = {
+    "cpc": (CPC, {"encoder": RowsEncoder, "steps_ahead": 2}, {"views": 1}),
+    "cpc, mixed, two views": (CPC, {"encoder": RowsEncoder, "steps_ahead": 1, "negatives": "mixed"}, {}),
+    "cpc, sequence, conv": (
+        CPC,
+        {"encoder": RowsEncoder, "steps_ahead": 2, "negatives": "sequence", "context": "conv", "temperature": 0.3},
+        {"views": 1},
+    ),
     "instdisc": (InstDisc, {"noise_samples": 5}, {"views": 1}),
     "instdisc, full": (InstDisc, {"loss": "contrastive", "momentum": 0.9}, {"views": 1}),
     "instdisc, two views": (InstDisc, {"temperature": 0.5, "proximal": 0.0, "noise_samples": 30}, {}),
@@ -90,7 +98,7 @@ def test_losses_gradients_and_queues_on_several_ranks_equal_those_on_one(name, w
             assert torch.equal(result["state"][key], results[0]["state"][key]), key
 
 
-@pytest.mark.parametrize("name", ["instdisc", "simclr", "mocov2, symmetric", "nnclr", "supcon"])
+@pytest.mark.parametrize("name", ["cpc", "instdisc", "simclr", "mocov2, symmetric", "nnclr", "supcon"])
 def test_accumulated_gradients_equal_those_of_the_same_micro_batches_on_one_process(name):
     expected = run_case(name, accumulate=2)
     assert len(expected["gradients"]) == STEPS / 2
