@@ -110,7 +110,7 @@ def attach_trainer(module, batches, accumulate=1, global_step=0):
 def train(module, batches, accumulate=1, first=0, last=None):
     """Train on batches[first:last], with the hooks in Lightning's order and its DistributedDataParallel on several ranks.
 
-    Returns, for each batch, the loss (mean over the ranks) and the logs; for each optimiser step the gradient, all
+    Returns, for each batch, the loss and the logs (means over the ranks); for each optimiser step the gradient, all
     parameters' in one vector; and the state afterwards.
     """
     trainer = attach_trainer(module, len(batches), accumulate, first // accumulate)
@@ -129,7 +129,8 @@ def train(module, batches, accumulate=1, first=0, last=None):
             (loss / accumulate).backward()
         module.on_after_backward()
         losses.append(sum_over_ranks(loss.detach()) / world_size())
-        logs.append(log)
+        values = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in log.items()}
+        logs.append({name: sum_over_ranks(value) / world_size() for name, value in values.items()})
         if stepping:
             trained = [p for p in module.parameters() if p.requires_grad]
             gradients.append(torch.cat([p.grad.flatten() for p in trained]))

@@ -74,7 +74,9 @@ def assert_close(actual, expected, tolerance=1e-10):
         for step, (a, e) in enumerate(zip(actual[key], expected[key], strict=True)):
             assert (a - e).norm() <= tolerance * e.norm(), (key, step)
     for a, e in zip(actual["logs"], expected["logs"], strict=True):
-        assert {key: float(value) for key, value in a.items()} == {key: float(value) for key, value in e.items()}
+        assert {key: float(value) for key, value in a.items()} == pytest.approx(
+            {key: float(value) for key, value in e.items()}, rel=tolerance, abs=1e-14
+        )
     assert actual["state"].keys() == expected["state"].keys()
     for key, e in expected["state"].items():
         assert (actual["state"][key] - e).double().norm() <= tolerance * e.double().norm(), key
