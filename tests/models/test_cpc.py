@@ -108,7 +108,7 @@ def autoregression(count, generator, rho=0.9, steps=8):
 def test_the_bound_comes_near_the_information_in_an_autoregression_and_stays_below():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    module = CPC(Steps(), OPTIMISER, hidden_dim=32)
+    module = CPC(Steps(), OPTIMISER, hidden_dim=32, steps_ahead=3)
     module.trainer = SimpleNamespace(global_step=0)
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 150)

@@ -52,7 +52,7 @@ class CPC(ContrastiveModule):
         optimizer: partial[Optimizer],
         temperature: Positive | Temperature = 1.0,
         warmup_epochs: NotNegative = 0,
-        steps_ahead: Count = 3,
+        steps_ahead: Count = 5,
         negatives: Negatives = "batch",
         context: Literal["gru", "conv"] = "gru",
         hidden_dim: Count = 256,
