@@ -87,8 +87,8 @@ def test_the_encoder_is_exported_with_its_grid(whole, tmp_path, format):
     "settings",
     [
         ["model=simclr", "model.hidden_dim=16"],
-        pytest.param(["model=mocov2", "model.queue_size=256"], marks=pytest.mark.slow),
-        pytest.param(["model=nnclr", "model.predictor_dim=32", "model.queue_size=256"], marks=pytest.mark.slow),
+        pytest.param(["model=mocov2", "model.queue_size=512"], marks=pytest.mark.slow),
+        pytest.param(["model=nnclr", "model.predictor_dim=32", "model.queue_size=512"], marks=pytest.mark.slow),
         pytest.param(["model=supcon", "model.chunks=2"], marks=pytest.mark.slow),
     ],
 )
@@ -102,7 +102,13 @@ def test_other_methods_train_on_patches(tmp_path, settings):
     "settings",
     [
         ["model.negatives=sequence", "model.context=conv", "trainer.precision=64-true"],
-        ["model.chunks=2", "model.negatives=mixed", "views=small", "temperature=learnable"],
+        [
+            "model.chunks=2",
+            "model.negatives=mixed",
+            "views=small",
+            "temperature=learnable",
+            "model.temperature.initial=1.0",
+        ],
         ["trainer.precision=bf16-mixed", "trainer.channels_last=false"],
     ],
 )
@@ -122,7 +128,8 @@ def test_two_ranks_are_the_same_experiment(whole, tmp_path, trainer):
         settings += ["trainer.log_every_n_steps=1", "trainer.check_val_every_n_epoch=1", "trainer.max_epochs=2"]
     assert as_ranks(2, lambda rank: main(settings)) == [0, 0]
     ours, theirs = (kindred.load_run(run).metrics["train/loss"] for run in (tmp_path / "run", whole))
-    assert [value for value in ours if value] == pytest.approx([value for value in theirs if value], rel=1e-3)
+    assert ours[1:] == pytest.approx(theirs[1:], rel=1e-3, nan_ok=True)  # NaN in rows of evaluations
+    assert (ours > 0).sum() == 10
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,14 @@ def test_the_grid_of_the_configuration_is_seven_by_seven(size):
         assert latents_of(encoder, torch.zeros(1, 3, size, size)).shape == (1, 7, 7, 256)
 
 
+def test_any_encoder_of_images_may_encode_the_patches():
+    config = compose(["model=cpc", "data=digits", "encoder@encoder.encoder=resnet18", "encoder.size=4"])
+    check(config)
+    encoder = build(config, "encoder").eval()
+    with torch.no_grad():
+        assert latents_of(encoder, torch.zeros(1, 1, 8, 8)).shape == (1, 5, 5, 512)
+
+
 def test_the_choice_of_the_data_goes_before_that_of_the_method_and_the_command_line_before_both():
     def chosen(*overrides):
         choices = compose(["model=cpc", *overrides]).choices
