@@ -46,6 +46,15 @@ def test_windows_go_through_the_call_of_the_encoder_and_leave_it_as_it_was():
     assert "forward" not in vars(encoder)
 
 
+def test_a_compiled_encoder_gives_both_in_turn():
+    encoder, images = Patches(ConvNet(2, (4,)), image_size=8, size=4, stride=2).eval(), torch.randn(2, 2, 8, 8)
+    latents, features = latents_of(encoder, images), encoder(images)
+    encoder.compile(backend="eager")  # what is guarded is the same with the others
+    for _ in range(2):
+        torch.testing.assert_close(latents_of(encoder, images), latents)
+        torch.testing.assert_close(encoder(images), features)
+
+
 def test_latents_without_columns_get_one():
     class Series(nn.Module):
         num_features = 1
