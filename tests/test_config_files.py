@@ -10,7 +10,20 @@ from kindred.study.sweep_rows import published
 
 SWEEP = "method: grid\nmetric: {name: val/knn_top1, goal: maximize}\nparameters: {seed: {values: [0, 1]}}\n"
 
-METHODS = ("distilled", "finetuned", "instdisc", "mocov2", "nnclr", "simclr", "simclrv2", "simclrv2_memory", "supcon")
+METHODS = (
+    *(
+        "cpc",
+        "distilled",
+        "finetuned",
+        "instdisc",
+        "mocov2",
+        "nnclr",
+        "simclr",
+        "simclrv2",
+        "simclrv2_memory",
+        "supcon",
+    ),
+)
 
 
 @pytest.fixture(params=["own", "o'wn, [x] ${y} \\dir"])
@@ -60,18 +73,18 @@ def test_own_sweeps_and_published_values_are_found(own):
 def test_choices_are_those_of_both(own):
     own("model/mine", "defaults: [nnclr]\n")
     own("sweep/mine", SWEEP)
-    assert config_names("model") == [*METHODS[:3], "mine", *METHODS[3:]]
+    assert config_names("model") == [*METHODS[:4], "mine", *METHODS[4:]]
     with pytest.raises(
         ConfigError,
-        match=r"did you mean 'mine'\? Choices: distilled, finetuned, instdisc, mine, mocov2, .*, supcon$",
+        match=r"did you mean 'mine'\? Choices: cpc, distilled, finetuned, instdisc, mine, mocov2, .*, supcon$",
     ):
         compose(["model=mien"])
     with pytest.raises(
         ConfigError,
-        match=r"Choices: label_free, methods, mine, nnclr_augmentation, .*, temperature, text_views, views, wang_liu$",
+        match=r"Choices: .*, label_free, methods, mine, nnclr_augmentation, .*, temperature, text_views, views, wang_liu$",
     ):
         read_sweep("mien")
-    assert f"model=        {' '.join(METHODS[:3])} [mine] {' '.join(METHODS[3:])}\n" in choices_and_keys(["model=mine"])
+    assert f"model=        {' '.join(METHODS[:4])} [mine] {' '.join(METHODS[4:])}\n" in choices_and_keys(["model=mine"])
 
 
 def test_a_file_that_is_no_yaml_is_named_in_one_line(own):
@@ -96,7 +109,7 @@ def test_in_a_clone_there_are_no_own_ones(monkeypatch, tmp_path):
 def test_groups_and_default_choices_are_those_that_hydra_composes():
     config = compose()
     defaults = default_choices()
-    assert list(defaults)[:4] == ["callbacks", "model", "encoder", "views"]
+    assert list(defaults)[:4] == ["callbacks", "encoder", "views", "model"]
     assert {group: defaults[group] for group in config.choices} == dict(config.choices)
 
 

@@ -19,6 +19,8 @@ from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Batch
 from kindred.encoders.convnet import ConvNet
+from kindred.encoders.patches import Patches
+from kindred.models.cpc import CPC
 from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.neighbours import Oracle, Soft, TopK
@@ -35,6 +37,8 @@ VIEWS = (
     View(size=8, **COLOURS, rotate=20, translate=0.1, zoom=(0.9, 1.1)),
 )
 METHODS = {
+    "cpc": (CPC, {}),
+    "cpc, mixed, conv": (CPC, {"negatives": "mixed", "context": "conv", "chunks": 2}),
     "instdisc": (InstDisc, {"noise_samples": 5}),
     "instdisc, full": (InstDisc, {"loss": "contrastive"}),
     "simclr": (SimCLR, {}),
@@ -85,7 +89,10 @@ class Training:
         settings = {key: value() if isinstance(value, partial) else value for key, value in settings.items()}
         source = SimpleNamespace(mean=(0.5,) * 3, std=(0.2,) * 3)
         self.data = ImageDataModule(source, MultiView(VIEWS, seed=0), batch_size=8, image_size=8, channels=3)
-        self.module = method(ConvNet(widths=(4, 8)), optimizer, hidden_dim=16, projection_dim=8, **settings).to(device)
+        encoder, widths = ConvNet(widths=(4, 8)), {"hidden_dim": 16, "projection_dim": 8}
+        if method is CPC:
+            encoder, widths = Patches(encoder, image_size=8, size=2, stride=1), {"hidden_dim": 16}
+        self.module = method(encoder, optimizer, **widths, **settings).to(device)
         self.trainer = SimpleNamespace(
             training=True,
             current_epoch=0,

@@ -192,7 +192,7 @@ def _explain(error: Exception, message: str, config: DictConfig | None) -> str:
         among = _among(name[2], config_names(name[1]), "Choices")
         return f"{name[1]}={name[2]}: there is no configs/{name[1]}/{name[2]}.yaml{among}"
     if word := getattr(error, "override", None):  # an OverrideParseException's
-        groups = [group for group in default_choices() if word in config_names(group)]
+        groups = [group for group in ("model", *default_choices()) if word in config_names(group)]  # most likely that
         meant = f"; did you mean {groups[0]}={word}?" if groups else f" ({message.partition(' See http')[0]})"
         return f"{word}: write key=value, and quotes around a value with special characters{meant}"
     if config is not None and (override := re.search(r"Could not override '([^']+)'", message)):

@@ -51,7 +51,7 @@ MISTAKES = {  # overrides -> a part of the one line
     "seed=1,2": "seed=1,2",
     "=3": "must be a string",
     "modle=simclr": "modle: there is no such key; did you mean 'model'?",
-    "model=simcrl": "did you mean 'simclr'? Choices: distilled, finetuned, instdisc, mocov2, nnclr, simclr, ",
+    "model=simcrl": "did you mean 'simclr'? Choices: cpc, distilled, finetuned, instdisc, mocov2, nnclr, simclr, ",
     "~model.nothing": "'model.nothing' does not exist",
 }
 
@@ -124,7 +124,9 @@ def test_help_of_train_says_groups_choices_and_keys_with_the_values_they_have(sa
 
 def test_help_of_train_shows_what_the_words_make_of_the_keys():
     said = choices_and_keys(["model=nnclr", "data=imagefolder", "callbacks=hardness", "temperature=cosine"])
-    assert "model=        distilled finetuned instdisc mocov2 [nnclr] simclr simclrv2 simclrv2_memory supcon\n" in said
+    assert (
+        "model=        cpc distilled finetuned instdisc mocov2 [nnclr] simclr simclrv2 simclrv2_memory supcon\n" in said
+    )
     assert "default [hardness]" in said
     assert "[cosine]" in said
     assert f"  model.optimizer.lr={compose(['model=nnclr', 'data=imagefolder']).model.optimizer.lr} " in said

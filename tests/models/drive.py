@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kindred.data.loading import ViewBatch
 from kindred.distributed import rank, sum_over_ranks, world_size
+from kindred.models.cpc import CPC
 from kindred.models.distilled import Distilled
 from kindred.models.finetuned import FineTuned
 from kindred.models.instdisc import InstDisc
@@ -35,6 +36,23 @@ class CropEncoder(Encoder):
         return super().forward(nn.functional.adaptive_avg_pool2d(images, 3))
 
 
+class RowsEncoder(nn.Module):
+    """Images [B, 1, H, W] -> windows of a pixel and its column's number [B, H, W, 6], row after row."""
+
+    num_features = 6
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 6))
+
+    def encode_windows(self, images):
+        pixels = images[:, 0]
+        return self.network(torch.stack([pixels, torch.arange(pixels.shape[2]).expand_as(pixels)], dim=-1))
+
+    def forward(self, images):
+        return self.encode_windows(images).mean(dim=(1, 2))
+
+
 def mlp(inputs, outputs):
     return nn.Sequential(nn.Linear(inputs, 7), nn.Tanh(), nn.Linear(7, outputs))
 
@@ -47,7 +65,7 @@ def small(method, encoder=Encoder, **settings):
     if issubclass(method, FineTuned):
         settings |= {"classes": 3, "widths": [7], "batch_norm": False}
     else:
-        settings |= {"hidden_dim": 7, "projection_dim": 5}
+        settings = {"hidden_dim": 7} | ({} if method is CPC else {"projection_dim": 5}) | settings
     student = encoder()
     if method is Distilled:
         settings |= {"teacher": encoder(), "teacher_widths": [4], "teacher_batch_norm": False}
@@ -102,7 +120,7 @@ def attach_trainer(module, batches, accumulate=1, global_step=0):
 def train(module, batches, accumulate=1, first=0, last=None):
     """Train on batches[first:last], with the hooks in Lightning's order and its DistributedDataParallel on several ranks.
 
-    Returns, for each batch, the loss (mean over the ranks) and the logs; for each optimiser step the gradient, all
+    Returns, for each batch, the loss and the logs (means over the ranks); for each optimiser step the gradient, all
     parameters' in one vector; and the state afterwards.
     """
     trainer = attach_trainer(module, len(batches), accumulate, first // accumulate)
@@ -121,7 +139,8 @@ def train(module, batches, accumulate=1, first=0, last=None):
             (loss / accumulate).backward()
         module.on_after_backward()
         losses.append(sum_over_ranks(loss.detach()) / world_size())
-        logs.append(log)
+        values = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in log.items()}
+        logs.append({name: sum_over_ranks(value) / world_size() for name, value in values.items()})
         if stepping:
             trained = [p for p in module.parameters() if p.requires_grad]
             gradients.append(torch.cat([p.grad.flatten() for p in trained]))

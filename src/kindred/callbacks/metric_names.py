@@ -41,6 +41,7 @@ CALLBACKS = {
     "kindred.training.step_seed.StepSeed": (),
 }
 METHODS = {
+    "kindred.models.cpc.CPC": ("train/step{k}_accuracy", "train/step{k}_bound"),  # k: each of model.steps_ahead
     "kindred.models.distilled.Distilled": ("train/top1", "train/agreement"),
     "kindred.models.finetuned.FineTuned": ("train/top1",),
     "kindred.models.instdisc.InstDisc": tuple(f"split/bank_knn_{top}" for top in TOP),
@@ -73,7 +74,8 @@ def metric_names(config: DictConfig) -> set[str] | None:
     if (base_line := BASE_LINES.get(config.views["_target_"])) is None:
         return None
     split = "test" if config.data.get("val_size") == 0 else "val"
-    own = METHODS[config.model["_target_"]]
+    steps = range(1, config.model.get("steps_ahead", 1) + 1)
+    own = {name.format(k=k) for name in METHODS[config.model["_target_"]] for k in steps}
     if KNN not in callbacks:
         own = [name for name in own if "knn" not in name]
     recorded = [*ALWAYS, *own, *(name for each in callbacks for name in CALLBACKS[each])]

@@ -23,6 +23,7 @@ from kindred.losses.family import (
     triplet,
 )
 from kindred.losses.noise import noise_contrast
+from kindred.losses.windows import first_of
 
 # Of anchors and candidates by group.
 BY_GROUP = {
@@ -43,7 +44,7 @@ BY_NEIGHBOUR = {name: BY_GROUP[name] for name in BY_QUEUE}
 # Of anchors against the train images' rows in a bank, by image: a sample of them, or all.
 BY_BANK = {"nce": noise_contrast, "contrastive": group_contrast}
 WITHOUT_TEMPERATURE = (simple, hard_simple, margin, triplet)
-INFO_NCE = (group_contrast, info_nce)  # log N - L bounds a mutual information
+INFO_NCE = (group_contrast, info_nce, first_of)  # log N - L bounds a mutual information
 
 
 def choose(

@@ -32,10 +32,12 @@ ENCODERS = frozenset(
 # Place -> the classes that may stand there; `*` is any one key. A list of packages would not do: torch alone holds
 # functions that run a shell. Nor would one list for all places: what is harmless as a source need not be so as a logger.
 TRUSTED = {
-    "encoder": ENCODERS,
+    "encoder": ENCODERS | {"kindred.encoders.patches.Patches"},
+    "encoder.encoder": frozenset({"kindred.encoders.convnet.ConvNet", "kindred.encoders.resnet.resnet"}),  # of patches
     "model": frozenset(
         f"kindred.models.{name}"
         for name in (
+            "cpc.CPC",
             "distilled.Distilled",
             "finetuned.FineTuned",
             "instdisc.InstDisc",

@@ -63,6 +63,21 @@ def test_no_pixel_of_a_photo_is_in_two_splits():
         assert {split: len(found) for split, found in blocks.items()} == {"train": 20, "val": 4, "test": 4}
 
 
+def test_whole_blocks_are_in_the_split_of_their_patches(photos, tmp_path):
+    source = Photos(str(tmp_path), patch=64)
+    source.prepare()
+    for split in SPLITS:
+        (blocks, labels), (patches, of_patches) = (
+            (found.array, found.labels) for found in (each.load(split) for each in (source, photos))
+        )
+        assert blocks.shape == (len(patches) // 9, 3, 64, 64)
+        assert np.array_equal(labels, of_patches[::9])
+        for number, (y, x) in enumerate((y, x) for y in (0, 16, 32) for x in (0, 16, 32)):
+            assert np.array_equal(blocks[:, :, y : y + 32, x : x + 32], patches[number::9])
+    # Neither is taken for the other where both are kept in one place.
+    assert Photos(photos.root, patch=64).folder != photos.folder
+
+
 def test_photo_patches_lie_in_the_photographs(photos):
     """Independently of how they were cut: every patch of one photograph is found in it, at a multiple of 16."""
     label = photos.class_names.index("chelsea")

@@ -5,7 +5,7 @@ start-up.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -54,6 +54,10 @@ class Photos(_ArraySplits):
 
     Each photograph (longest side at most 640, else resized to 512) is a grid of 64x64 blocks. Blocks, not patches, are
     dealt 70/15/15 to train/val/test, so that no val or test pixel is a train pixel; a block gives nine patches.
+
+    Args:
+        root: where they are kept.
+        patch: side in pixels; of 64 each block is one, 886 in all.
     """
 
     name = "photos"
@@ -65,13 +69,18 @@ class Photos(_ArraySplits):
     mean = (0.4629, 0.4055, 0.3824)
     std = (0.2808, 0.2382, 0.2451)
 
-    def __init__(self, root: str = "data/photos"):
+    def __init__(self, root: str = "data/photos", patch: Literal[32, 64] = 32):
         super().__init__(root)
+        self.patch = patch
+
+    @property
+    def folder(self) -> Path:
+        return super().folder if self.patch == 32 else Path(self.root) / f"v{self.version}-{self.patch}"
 
     def _decode(self) -> dict[str, ArrayExamples]:
         found = {"train": [], "val": [], "test": []}
         for label, name in enumerate(self.class_names):
-            for split, patches in _cut(_photograph(name), seed=label).items():
+            for split, patches in _cut(_photograph(name), seed=label, patch=self.patch).items():
                 found[split].append((patches, np.full(len(patches), label)))
         return {split: ArrayExamples(*map(np.concatenate, zip(*parts, strict=True))) for split, parts in found.items()}
 
