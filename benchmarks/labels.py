@@ -37,8 +37,9 @@ QUIET = [*(f"~callbacks.{name}" for name in ("label_free", "geometry", "figures"
 QUIET += ["trainer.enable_progress_bar=false", "trainer.accelerator=cpu"]
 PRETRAINING = ["model=simclrv2", "model.temperature=0.2", "model.hidden_dim=256", "model.warmup_epochs=1"]
 PRETRAINING += ["encoder=convnet", "data.batch_size=128", "trainer.max_epochs=15", "trainer.check_val_every_n_epoch=15"]
-EPOCHS = {0.01: 60, 0.1: 30, 1.0: 20}  # of fine-tuning by up to that share
+EPOCHS = {0.1: 90, 1.0: 20}  # of fine-tuning by up to that share
 DISTILLATION = 20  # epochs
+ALPHA = {0.5: 1.0, 1.0: 0.5}  # up to that share: of few labels the teacher's alone, else the true ones too
 
 
 def trained(directory: Path, words: Callable[[], Sequence[str]]) -> dict[str, float]:
@@ -130,7 +131,8 @@ def measure(
     trained(small, lambda: [*pretraining, f"seed={seed}", SMALL])
     for share in labels:
         by_labels = lasting(epochs or next(count for most, count in EPOCHS.items() if share <= most))
-        by_teacher = lasting(epochs or DISTILLATION)
+        alpha = next(weight for most, weight in ALPHA.items() if share <= most)
+        by_teacher = [*lasting(epochs or DISTILLATION), f"model.alpha={alpha}"]
         words = [f"seed={seed}", *by_labels], [f"seed={seed}", *by_teacher]
         for row in at_share(place / f"labels{share:g}", large, small, share, seed, *words):
             yield {"labels": share, "seed": seed, **row}
@@ -241,7 +243,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("data", nargs="?", default="photos", help="of configs/data/ (default: %(default)s)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--labels", nargs="+", type=float, default=[0.01, 0.1, 1.0], help="shares")
-    parser.add_argument("--epochs", type=int, help="of fine-tuning and distillation (default: 20 to 60)")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning and distillation (default: 20 to 90)")
     parser.add_argument(
         "--runs", type=Path, default=Path("logs/labels"), help="where the runs go (default: %(default)s)"
     )

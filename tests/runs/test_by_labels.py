@@ -38,7 +38,7 @@ def test_and_lists_and_parts_and_numbers():
 
 
 @pytest.mark.parametrize(
-    ("labels", "epochs", "evaluated", "batch"), [(1.0, 30, 3, 128), (0.1, 30, 3, 16), (0.05, 60, 6, 8)]
+    ("labels", "epochs", "evaluated", "batch"), [(1.0, 30, 3, 128), (0.1, 90, 9, 16), (0.05, 90, 9, 8)]
 )
 def test_what_fits_a_share_of_the_labels(run, labels, epochs, evaluated, batch):
     config = compose(finetune_overrides(load_run(run), labels, 1, False, ["seed=3"]))
