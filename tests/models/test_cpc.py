@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from drive import Encoder, RowsEncoder, random_batches, small, view_batch
+from drive import Encoder, RowsEncoder, random_batches, small, train, view_batch
 from torch import nn
 
 from kindred.config import ConfigError
@@ -62,6 +62,17 @@ def test_the_loss_is_the_papers(negatives, context, count, tau):
         bound = math.log(right[of_k[0]][2]) - losses[of_k].mean().item()
         assert logs[f"step{k}_accuracy"].item() == pytest.approx(accuracy)
         assert logs[f"step{k}_bound"].item() == pytest.approx(bound)
+
+
+@pytest.mark.parametrize("negatives", ["batch", "mixed"])
+def test_a_batch_encoded_in_parts_has_the_same_loss_and_gradients(negatives):
+    batches = random_batches(3, views=2)
+    whole, parts = (
+        train(small(CPC, RowsEncoder, steps_ahead=2, negatives=negatives, chunks=chunks), batches) for chunks in (1, 3)
+    )
+    for key in ("losses", "gradients"):
+        for a, e in zip(parts[key], whole[key], strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
