@@ -63,7 +63,7 @@ def test_it_is_judged_by_the_mean_of_its_latents(whole):
     assert result["test/linear_top1"] > 0.3  # of ten classes
 
 
-@pytest.mark.parametrize("format", ["safetensors", "torch-export", "onnx"])
+@pytest.mark.parametrize("format", ["safetensors", "torch-export", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_the_encoder_is_exported_with_its_grid(whole, tmp_path, format):
     run = kindred.load_run(whole)
     path = export(run, format, tmp_path)
