@@ -5,7 +5,7 @@ start-up.
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -77,16 +77,27 @@ class Photos(_ArraySplits):
 
 
 class Digits(_ArraySplits):
-    """scikit-learn's 1,797 real 8x8 grey digits, dealt 60/20/20 per class by a fixed permutation."""
+    """scikit-learn's 1,797 real 8x8 grey digits, dealt 60/20/20 per class by a fixed permutation.
+
+    Args:
+        root: where they are kept.
+        channels: 1, or 3 of the same grey, for an encoder that was trained on colours (kindred evaluate --data digits).
+    """
 
     name = "digits"
     version = 1
     class_names = [str(digit) for digit in range(10)]
-    mean = (0.3047,)
-    std = (0.3754,)
 
-    def __init__(self, root: str = "data/digits"):
+    def __init__(self, root: str = "data/digits", channels: Literal[1, 3] = 1):
         super().__init__(root)
+        self.channels = channels
+        self.mean, self.std = (0.3047,) * channels, (0.3754,) * channels
+
+    def load(self, split: str) -> ArrayExamples | None:
+        examples = super().load(split)
+        if examples is None or self.channels == 1:
+            return examples
+        return ArrayExamples(np.repeat(examples.array, self.channels, axis=1), examples.labels)
 
     def _decode(self) -> dict[str, ArrayExamples]:
         from sklearn.datasets import load_digits
