@@ -87,11 +87,13 @@ class Digits(_ArraySplits):
     name = "digits"
     version = 1
     class_names = [str(digit) for digit in range(10)]
+    mean: tuple[float, ...] = (0.3047,)
+    std: tuple[float, ...] = (0.3754,)
 
     def __init__(self, root: str = "data/digits", channels: Literal[1, 3] = 1):
         super().__init__(root)
         self.channels = channels
-        self.mean, self.std = (0.3047,) * channels, (0.3754,) * channels
+        self.mean, self.std = self.mean * channels, self.std * channels
 
     def load(self, split: str) -> ArrayExamples | None:
         examples = super().load(split)
