@@ -55,6 +55,8 @@ def study(tmp_path_factory):
         write(folder / f"{model}-{views}-{seed}", model, views, seed, accuracy, evaluations=evaluations)
     write(folder / "again", "simclr", "small", 0, 0.9)
     write(folder / "oracle", "nnclr", "small", 0, 0.99, "neighbours=oracle")
+    write(folder / "nearest", "nnclr", "small", 0, 0.75, "neighbours=nearest")
+    write(folder / "momentum", "nnclr", "small", 0, 0.6, "model.momentum=0.9")
     write(folder / "mocov2", "mocov2", "small", 0, 0.99)
     return folder
 
@@ -65,10 +67,10 @@ def claims(study):
 
 
 def test_which_claims_the_runs_say_something_of(claims):
-    assert set(claims) == {name for name in CLAIMS if name != "nnclr_top_k"}
-    assert claims["nnclr_neighbours"].measured == {("kindred.models.neighbours.Oracle",): [0.99]}
-    assert rows(claims["nnclr_neighbours"]) == [["Oracle", "0.990", "1", ""]]
-    assert claims["nnclr_momentum"].measured == {(None,): pytest.approx([0.7, 0.71, 0.72])}
+    assert set(claims) == {name for name in CLAIMS if name not in ("nnclr_top_k", "nnclr_support")}  # of one size alone
+    assert rows(claims["nnclr_neighbours"]) == [["Nearest", "0.750", "1", ""], ["Oracle", "0.990", "1", ""]]
+    assert claims["nnclr_momentum"].measured == {(None,): pytest.approx([0.7, 0.71, 0.72]), (0.9,): [0.6]}
+    assert [row[0] for row in rows(claims["nnclr_momentum"])] == ["none", "0.9"]
 
 
 def test_accuracies_of_trainings_and_a_repeated_seed_counts_once(claims):
@@ -110,7 +112,7 @@ def test_what_the_command_writes(study, tmp_path, capsys):
         picture = matplotlib.image.imread(tmp_path / "out" / f"{name}-photos.png")
         assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
     above, alone = (
-        matplotlib.image.imread(tmp_path / "out" / f"nnclr_{name}-photos.png") for name in ("labels", "support")
+        matplotlib.image.imread(tmp_path / "out" / f"nnclr_{name}-photos.png") for name in ("labels", "momentum")
     )
     assert above.shape[0] > alone.shape[0]  # nothing was published below it
     assert f"claims: {tmp_path / 'out' / 'claims.md'}" in capsys.readouterr().out
@@ -129,10 +131,12 @@ def test_runs_that_differ_in_more_than_the_claim_compares(study, tmp_path, capsy
 
 
 def test_each_data_set_that_was_trained_on_is_a_claim_of_its_own(study, tmp_path):
-    write(tmp_path / "digits", "nnclr", "small", 0, 0.95, "data=digits", "model.queue_size=4096")
+    for seed, momentum in enumerate(("null", 0.9)):
+        overrides = ("data=digits", "model.queue_size=4096", f"model.momentum={momentum}")
+        write(tmp_path / f"digits-{momentum}", "nnclr", "small", seed, 0.95, *overrides)
     found = {claim.data: claim for claim in claims_over(find_runs([study, tmp_path])) if claim.name == "nnclr_momentum"}
     assert list(found) == ["photos", "digits"]
-    assert found["digits"].measured == {(None,): [0.95]}
+    assert found["digits"].measured == {(None,): [0.95], (0.9,): [0.95]}
     assert len(found["photos"].measured[None,]) == 3
 
 
@@ -140,7 +144,7 @@ def test_runs_of_which_no_claim_is_made(tmp_path, capsys):
     write(tmp_path / "run", "mocov2", "small", 0, 0.9)
     options = ["--output", str(tmp_path / "page.html"), "--claims"]
     assert main([str(tmp_path / "run"), *options, str(tmp_path / "claims.md")]) == 1
-    assert "these runs say nothing of the claims in configs/published/" in capsys.readouterr().err
+    assert "these runs compare nothing that a claim in configs/published/ is about" in capsys.readouterr().err
     assert main([str(tmp_path / "run"), *options, str(tmp_path)]) == 1
     assert f"--claims {tmp_path}: that is a directory" in capsys.readouterr().err
 

@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_run(write, changes, message):
 def test_names_keys_and_values_that_do_not_exist(write):
     with pytest.raises(
         ConfigError,
-        match=r"sweep=temprature: there is no .*Choices: label_free, methods, nnclr_augmentation, .*, text_views, views",
+        match=r"sweep=temprature: there is no .*Choices: label_free, methods, multicrop, .*, text_views, views",
     ):
         read_sweep("temprature")
     with pytest.raises(ConfigError, match=r"views=nothing: there is no configs/views/nothing.yaml"):

@@ -185,7 +185,7 @@ def _write_claims(path: Path, runs: Sequence[Run], console: Console) -> None:
 
     if not (claims := claims_over(runs)):
         raise ConfigError(
-            f"--claims {path}: these runs say nothing of the claims in configs/published/: see `where` in each file"
+            f"--claims {path}: these runs compare nothing that a claim in configs/published/ is about: see `where` there"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     for file in write_claims(path, claims):

@@ -54,7 +54,7 @@ class Claim:
 
 
 def claims_over(runs: Sequence[Run]) -> list[Claim]:
-    """Those claims of configs/published/ of which `runs` say something, for each data set that was trained on.
+    """Those claims of configs/published/ for which `runs` compare anything, for each data set that was trained on.
 
     Raises:
         ConfigError: a file that is no claim, or runs that differ in more than a claim compares.
@@ -73,7 +73,7 @@ def claims_over(runs: Sequence[Run]) -> list[Claim]:
                 found.append(_measured(_read(name, data, text), text["where"] or {}, own))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
-    return [claim for claim in found if claim.measured]
+    return [claim for claim in found if len(claim.measured) > 1]
 
 
 def _read(name: str, data: str, text: dict[str, Any]) -> Claim:

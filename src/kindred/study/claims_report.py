@@ -15,7 +15,7 @@ from kindred.study.sweep_figure import lines_at, places_of
 from kindred.study.sweep_rows import is_numeric, number
 from kindred.tracking.figures import PLAIN, QUIET, save, written
 
-WIDE = 110  # characters of a title
+WIDE = 240  # characters of a title, in several lines
 
 
 def title(claim: Claim) -> str:
