@@ -24,6 +24,7 @@ MODULES = (
     "rivals",
     "judging",
     "methods",
+    "multicrop",
 )
 
 
@@ -61,6 +62,32 @@ def test_every_script_measures_and_writes_rows(load, name, tmp_path):
     assert [row["what"] for row in record["results"]["rows"]] == [row.what for row in rows]
     assert {"command", "date", "processor", "cores", "versions"} < record.keys()
     assert rows[0].what in (tmp_path / f"{name}.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_multicrop_trains_both_for_the_same_time(load, tmp_path, monkeypatch):
+    script = load("multicrop")
+    monkeypatch.chdir(tmp_path)
+    results = script.main(
+        ["--tiny", "--models", "simclr", "--epochs", "2", "--repeats", "2", "--output", str(tmp_path)]
+    )
+    times = results["simclr"]["milliseconds"]
+    ratios = sorted(b / a for a, b in zip(times["small"], times["multicrop"], strict=True))
+    assert results["simclr"]["ratio"] == pytest.approx(sum(ratios) / 2)  # the median of two
+    assert results["simclr"]["epochs"] == script.equal_epochs(2, results["simclr"]["ratio"])
+    table = (tmp_path / "multicrop.md").read_text()
+    for views, (run,) in results["simclr"]["runs"].items():
+        assert run["epochs"] == results["simclr"]["epochs"][views]
+        assert run["processor_seconds"] > 0
+        assert f"| simclr | {views} |" in table
+        assert f"| {run['val/knn_top1']:.3f} | {run['val/linear_top1']:.3f} |" in table
+    assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize(("ratio", "epochs"), [(1.0, 15), (1.7, 9), (2.0, 8), (40.0, 1)])
+def test_epochs_of_equal_time(load, ratio, epochs):
+    assert load("multicrop").equal_epochs(15, ratio) == {"small": 15, "multicrop": epochs}
 
 
 @pytest.mark.slow

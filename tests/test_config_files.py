@@ -81,7 +81,7 @@ def test_choices_are_those_of_both(own):
         compose(["model=mien"])
     with pytest.raises(
         ConfigError,
-        match=r"Choices: .*, label_free, methods, mine, nnclr_augmentation, .*, temperature, text_views, views, wang_liu$",
+        match=r"Choices: .*, label_free, methods, mine, multicrop, .*, temperature, text_views, views, wang_liu$",
     ):
         read_sweep("mien")
     assert f"model=        {' '.join(METHODS[:4])} [mine] {' '.join(METHODS[4:])}\n" in choices_and_keys(["model=mine"])

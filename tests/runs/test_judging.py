@@ -23,6 +23,7 @@ from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Subset
 from kindred.data.order import share_of_each_class
 from kindred.data.source import ArrayExamples, NoTestError
+from kindred.errors import ConfigError
 from kindred.evaluation.accuracy import confusion_matrix
 from kindred.evaluation.judge import KNN_K, KNN_TEMPERATURES, Encoded, choose_knn
 from kindred.evaluation.knn import knn_classify
@@ -393,6 +394,21 @@ def test_another_data_set(run, tmp_path, capsys):
     assert set(result["per_class"]) == {"across", "along", "none"}
     assert (directory / "figures" / "confusion-imagefolder.png").exists()
     assert "18 test examples of imagefolder, 3 classes" in capsys.readouterr().out
+
+
+def test_digits_for_an_encoder_of_colours(run, tmp_path):
+    """Three times the same grey, in the size that the encoder knows; the data set has to be asked for that."""
+    other = kindred.load_run(copy_of(run, tmp_path / "colours", data__channels=3))
+    with pytest.raises(
+        ConfigError, match=r"--data digits: its images have 1 channel\(s\) \(data.channels\), .* reads 3"
+    ):
+        other_datamodule(other, "digits")
+    datamodule = other_datamodule(other, "digits", ["data.channels=3", "data.image_size=32"])
+    datamodule.setup()
+    raw = datamodule.query.examples.read(np.arange(4))
+    plain = datamodule.views.plain(torch.from_numpy(raw))
+    assert plain.shape == (4, 3, 32, 32)
+    torch.testing.assert_close(plain[:, 0], plain[:, 2])
 
 
 # What cannot work

@@ -132,6 +132,18 @@ def test_published_values_of_nnclrs_augmentation_are_of_settings_that_the_sweep_
     assert report.getvalue().count("crop_only") == 2  # without a uniformity or a tolerance
 
 
+def test_multicrop_has_as_many_epochs_fewer_as_its_steps_are_longer():
+    grid = read_sweep("multicrop").grid()
+    assert len(grid) == 18
+    assert {(each["views"], each["trainer.max_epochs"]) for each in grid} == {("small", 15), ("multicrop", 9)}
+    assert check(read_sweep("multicrop")).trainer.max_epochs == 15
+
+
+def test_all_methods_are_side_by_side():
+    methods = {"simclr", "simclrv2", "simclrv2_memory", "mocov2", "nnclr", "supcon", "instdisc"}
+    assert set(read_sweep("methods").parameters["model"]["values"]) >= methods
+
+
 def test_grids_of_one_file_must_agree(tmp_path):
     path = tmp_path / "mine.yaml"
     search = {key: value for key, value in GOOD.items() if key != "run_cap"} | {"method": "grid"}
@@ -234,7 +246,7 @@ def test_a_file_that_cannot_be_run(write, changes, message):
 def test_names_keys_and_values_that_do_not_exist(write):
     with pytest.raises(
         ConfigError,
-        match=r"sweep=temprature: there is no .*Choices: .*label_free, methods, nnclr_augmentation, .*, text_views, views",
+        match=r"sweep=temprature: there is no .*Choices: .*label_free, methods, multicrop, .*, text_views, views",
     ):
         read_sweep("temprature")
     with pytest.raises(ConfigError, match=r"views=nothing: there is no configs/views/nothing.yaml"):

@@ -4,6 +4,7 @@
     kindred compare logs --output figures/comparison.html
     kindred compare logs --sort val/knn_top1                 the highest first
     kindred compare logs --judges judges.md                  label-free judges, as Markdown and a picture beside it
+    kindred compare logs --claims claims.md                  papers' claims (configs/published/), measured above published
     kindred compare wandb:entity/project                     the runs of a W&B project
 
 Runs that differ in nothing but their seeds are one row: mean ± sample standard deviation over n seeds; runs that repeat a
@@ -29,6 +30,7 @@ from kindred.commands.errors import attempt
 from kindred.errors import ConfigError
 from kindred.files import write_atomically
 from kindred.runs.run import Run
+from kindred.study.claims import claims_over
 from kindred.study.comparison import Column, Comparison, Setting
 from kindred.study.comparison_page import page
 from kindred.study.groups import Group, as_text, find_runs, flat_config, is_outdated, numbers
@@ -178,6 +180,18 @@ def _write_judges(path: Path, comparison: Comparison, console: Console) -> None:
         console.print(Text(f"judges: {file}"), soft_wrap=True)
 
 
+def _write_claims(path: Path, runs: Sequence[Run], console: Console) -> None:
+    from kindred.study.claims_report import write_claims
+
+    if not (claims := claims_over(runs)):
+        raise ConfigError(
+            f"--claims {path}: these runs compare nothing that a claim in configs/published/ is about: see `where` there"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in write_claims(path, claims):
+        console.print(Text(f"claims: {file}"), soft_wrap=True)
+
+
 def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
     """The command line; returns the exit status. `api` stands in for `wandb.Api()`."""
     parser = Parser("kindred compare", __doc__)
@@ -185,6 +199,7 @@ def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("comparison.html"), help="where the page goes")
     parser.add_argument("--sort", metavar="METRIC", help="rows by this metric, the highest first")
     parser.add_argument("--judges", type=Path, metavar="FILE.md", help="write their table and picture")
+    parser.add_argument("--claims", type=Path, metavar="FILE.md", help="write papers' claims and their pictures")
     options = parser.read(arguments)
 
     def work() -> None:
@@ -192,7 +207,9 @@ def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
             raise ConfigError(f"--output {options.output}: that is a directory; name a file, such as comparison.html")
         if options.judges is not None and options.judges.is_dir():
             raise ConfigError(f"--judges {options.judges}: that is a directory; name a file, such as judges.md")
-        comparison = Comparison.of(read_runs(options.runs, api))
+        if options.claims is not None and options.claims.is_dir():
+            raise ConfigError(f"--claims {options.claims}: that is a directory; name a file, such as claims.md")
+        comparison = Comparison.of(runs := read_runs(options.runs, api))
         if options.sort is not None:
             comparison.sort(options.sort)
         console = Console()
@@ -201,6 +218,8 @@ def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
             print_judges(trial, console)
         if options.judges is not None:
             _write_judges(options.judges, comparison, console)
+        if options.claims is not None:
+            _write_claims(options.claims, runs, console)
         options.output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(options.output, page(comparison))
         console.print(Text(f"page: {options.output}"), soft_wrap=True)

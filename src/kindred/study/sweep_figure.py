@@ -48,7 +48,7 @@ def _columns(rows: Sequence[Row], keys: Sequence[str]) -> Figure:
     for column, key in enumerate(keys):
         groups = {values[0]: members for values, members in by_value(rows, [key]).items()}
         above, below = grid[0][column], grid[1][column]
-        places = _places(above, list(groups))
+        places = places_of(above, list(groups))
         for (label, name), colour in zip(ACCURACIES.items(), (KNN, LINEAR), strict=True):
             _line(above, places, list(groups.values()), name, color=colour, label=label)
         for base, style in (*((f"{line}/knn_top1", ":") for line in base_lines(names)), ("untrained/knn_top1", "--")):
@@ -77,21 +77,21 @@ def _lines(sweep: SweepFile, rows: Sequence[Row], key: str, text: str) -> Figure
     groups = by_value(rows, [text, key])
     for axes, (heading, (metric, sign)) in zip(grid[0], PANELS.items(), strict=True):
         points = {values: spread(members, metric) for values, members in groups.items()}
-        _panel(axes, {values: (sign * mean, deviation) for values, (mean, deviation) in points.items()})
+        lines_at(axes, {values: (sign * mean, deviation) for values, (mean, deviation) in points.items()})
         axes.set_ylabel(f"{heading}, linear" if metric == "linear_top1" else f"{heading} of the projections")
     for axes, heading in zip(grid[1], PANELS, strict=True) if known else ():
-        _panel(axes, {(row[text], row.get(key)): (row[heading], math.nan) for row in known})
+        lines_at(axes, {(row[text], row.get(key)): (row[heading], math.nan) for row in known})
         axes.set_ylabel(f"published {heading}")
     grid[0][0].legend(fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel(written(key, LONG))
     if known:
         grid[1][0].set_title(written(source, LONG), fontsize=8, loc="left")
-    _places(grid[0][0], sorted({value for _, value in groups if value is not None}))
+    places_of(grid[0][0], sorted({value for _, value in groups if value is not None}))
     return figure
 
 
-def _panel(axes, points: dict[tuple[Any, Any], tuple[float, float]]) -> None:
+def lines_at(axes, points: dict[tuple[Any, Any], tuple[float, float]]) -> None:
     """(line, place) -> (mean, deviation); a line whose grid has no such number is drawn across."""
     for name, colour in zip(dict.fromkeys(line for line, _ in points), LINES * 9, strict=False):
         own = {place: value for (line, place), value in points.items() if line == name}
@@ -115,7 +115,7 @@ def _panel(axes, points: dict[tuple[Any, Any], tuple[float, float]]) -> None:
     _quiet(axes)
 
 
-def _places(axes, values: list) -> list[float]:
+def places_of(axes, values: list) -> list[float]:
     """Where the values are on the x axis: numbers where they belong, texts side by side; sets the axis' scale."""
     if not is_numeric(values):
         axes.set_xticks(range(len(values)), [written(value, LONG) for value in values])

@@ -152,6 +152,16 @@ def test_digits_are_scikit_learns(digits):
     assert sorted(found) == sorted(expected)
 
 
+def test_digits_in_three_channels_are_the_same_grey(digits):
+    coloured = Digits(digits.root, channels=3)
+    (grey, labels), (colours, same) = digits.load("val"), coloured.load("val")
+    assert colours.shape == (len(grey), 3, 8, 8)
+    assert all((colours[:, channel] == grey[:, 0]).all() for channel in range(3))
+    assert (same == labels).all()
+    assert (coloured.mean, coloured.std) == (digits.mean * 3, digits.std * 3)
+    assert coloured.load("bank") is None
+
+
 # torchvision's data sets, from archives in their real format
 
 

@@ -86,16 +86,29 @@ class Photos(_ArraySplits):
 
 
 class Digits(_ArraySplits):
-    """scikit-learn's 1,797 real 8x8 grey digits, dealt 60/20/20 per class by a fixed permutation."""
+    """scikit-learn's 1,797 real 8x8 grey digits, dealt 60/20/20 per class by a fixed permutation.
+
+    Args:
+        root: where they are kept.
+        channels: 1, or 3 of the same grey, for an encoder that was trained on colours (kindred evaluate --data digits).
+    """
 
     name = "digits"
     version = 1
     class_names = [str(digit) for digit in range(10)]
-    mean = (0.3047,)
-    std = (0.3754,)
+    mean: tuple[float, ...] = (0.3047,)
+    std: tuple[float, ...] = (0.3754,)
 
-    def __init__(self, root: str = "data/digits"):
+    def __init__(self, root: str = "data/digits", channels: Literal[1, 3] = 1):
         super().__init__(root)
+        self.channels = channels
+        self.mean, self.std = self.mean * channels, self.std * channels
+
+    def load(self, split: str) -> ArrayExamples | None:
+        examples = super().load(split)
+        if examples is None or self.channels == 1:
+            return examples
+        return ArrayExamples(np.repeat(examples.array, self.channels, axis=1), examples.labels)
 
     def _decode(self) -> dict[str, ArrayExamples]:
         from sklearn.datasets import load_digits
