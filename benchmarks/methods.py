@@ -16,6 +16,7 @@ that was cut goes on (its directory is in --work), and rows of other models stay
 
 import argparse
 import json
+import re
 import shlex
 import statistics
 import subprocess
@@ -34,6 +35,7 @@ from kindred.tracking.base_lines import base_lines, written
 
 PROBES = ("knn", "linear")
 PACKAGES = ("torch", "torchvision", "lightning", "lightly")
+SEED = re.compile(r" seed=\d+")
 FOUR = ["simclr", "mocov2", "nnclr", "supcon"]
 Runs = dict[str, list[dict[str, Any]]]  # of each model, by seed
 
@@ -67,10 +69,23 @@ def run(words: list[str], directory: Path, evaluate: bool) -> dict[str, Any]:
     return found
 
 
+def with_other_seeds(command: str, runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those of `runs` that differ from `command` in nothing but the seed, or not at all, by their own."""
+    return {run["command"]: run for run in runs if SEED.sub("", run.get("command", "")) == SEED.sub("", command)}
+
+
 def mean_and_deviation(values: list[float]) -> str:
     """Such as `0.790 ± 0.003`: the mean and the sample standard deviation."""
     deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{deviation}"
+
+
+def as_typed(model: str, data: str, run: dict[str, Any]) -> str:
+    """The training as a person types it; what an earlier version wrote has no settings but the default ones."""
+    words = shlex.split(run.get("command", "").partition(";")[0])[2:]
+    given = [word for word in words if not word.startswith(("model=", "data=", "seed="))]
+    place = f" DATA={data}" if data != "photos" else ""
+    return f"make train MODEL={model}{place}" + (f" ARGS={shlex.quote(' '.join(given))}" if given else "")
 
 
 def table(results: Runs, options: argparse.Namespace, split: str) -> str:
@@ -87,11 +102,8 @@ def table(results: Runs, options: argparse.Namespace, split: str) -> str:
             for name in columns
         ]
         seconds = statistics.mean(run["command_seconds"] for run in runs)
-        given = f" DATA={options.data}" if options.data != "photos" else ""
-        command = f"make train MODEL={model}{given}"
-        if options.given:
-            command += f" ARGS={shlex.quote(' '.join(options.given))}"
-        rows.append(f"| `{command}` | {' | '.join(cells)} | {runs[0]['epochs']:g} | {len(runs)} | {seconds:.0f} |")
+        cells += [f"{runs[0]['epochs']:g}", str(len(runs)), f"{seconds:.0f}"]
+        rows.append(f"| `{as_typed(model, options.data, runs[0])}` | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -114,19 +126,16 @@ def main(arguments: list[str] | None = None) -> Runs:
     with ExitStack() as stack:
         work = options.work / name if path else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for model in options.models:
-            before = {run.get("command"): run for run in results.get(model, [])}
-            here: list[dict[str, Any]] = []
             for seed in options.seeds:
                 words = [f"model={model}", f"data={options.data}", f"seed={seed}", *options.given]
                 command = shlex.join(["kindred", "train", *words]) + "; kindred evaluate --brief" * options.evaluate
                 # Other settings, another directory: a run that was cut goes on with its own.
                 directory = work / f"{model}-{seed}-{zlib.crc32(command.encode()):08x}"
-                found = before.get(command) or {"command": command, **run(words, directory, options.evaluate)}
-                here.append(found)
-                results[model] = here
-                notes = (
-                    f"{split} images, last epoch, mean ± sample standard deviation over n seeds from {options.seeds}"
-                )
+                alike = with_other_seeds(command, results.get(model, []))
+                if command not in alike:
+                    alike[command] = {"command": command, **run(words, directory, options.evaluate)}
+                results[model] = list(alike.values())
+                notes = f"{split} images, last epoch, mean ± sample standard deviation over n seeds"
                 save(options.output, name, table(results, options, split), results, PACKAGES, notes)
     return results
 

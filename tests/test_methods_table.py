@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from children import DIGITS, At, add_callback, in_child, kill_self
@@ -76,12 +77,41 @@ def test_it_is_written_after_each_run_and_goes_on_where_it_was_cut(methods, comm
     assert "MODEL=instdisc" in (tmp_path / "results" / "digits.md").read_text()
 
 
+def test_a_row_says_the_settings_of_its_own_runs(methods):
+    results = {
+        "simclr": [{"epochs": 3, "command_seconds": 8.0, "val/knn_top1": 0.25}],
+        "supcon": [
+            {
+                "epochs": 2,
+                "command": "kindred train model=supcon data=digits seed=1 data.batch_size=64 'a.b=[1, 2]'",
+                "command_seconds": seconds,
+                "val/knn_top1": value,
+                "val/linear_top1": 0.5,
+            }
+            for seconds, value in ((10.0, 0.5), (12.0, 0.7))
+        ],
+    }
+    options = SimpleNamespace(evaluate=False, data="digits")
+    first, second = methods.table(results, options, "val").splitlines()[2:]
+    assert first == "| `make train MODEL=simclr DATA=digits` |  | 0.250 |  |  | 3 | 1 | 8 |"
+    typed = "make train MODEL=supcon DATA=digits ARGS='data.batch_size=64 a.b=[1, 2]'"
+    assert second == f"| `{typed}` |  | 0.600 ± 0.141 |  | 0.500 ± 0.000 | 2 | 2 | 11 |"
+
+
+def test_runs_of_other_seeds_stay_and_those_of_other_settings_do_not(methods):
+    commands = [f"kindred train model=simclr data=digits seed={seed} a=1" for seed in (0, 1)]
+    runs = [{"command": command} for command in (*commands, commands[0].replace("a=1", "a=2"))]
+    found = methods.with_other_seeds("kindred train model=simclr data=digits seed=2 a=1", [*runs, {"epochs": 3}])
+    assert list(found) == commands
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_other_settings_are_another_run_and_test_images_judge_where_that_is_asked(methods, commands, tmp_path):
     given, _ = commands
     where = ["--output", str(tmp_path), "--work", str(tmp_path / "work"), "--name", "judged"]
     words = ["--data", "digits", "--models", "simclr", "--evaluate", *where, *SETTINGS, "~callbacks.linear_probe"]
-    methods.main([*words, "--seeds", "0", "trainer.max_epochs=1"])
+    methods.main([*words, "trainer.max_epochs=1", "--seeds", "0"])
     results = methods.main([*words, "trainer.max_epochs=2", "--seeds", "0", "1"])
     assert [command[0] for command in given] == ["train", "evaluate"] * 3
     assert [run["epochs"] for run in results["simclr"]] == [2, 2]
@@ -94,6 +124,7 @@ def test_other_settings_are_another_run_and_test_images_judge_where_that_is_aske
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_cifar_10_table_is_one_command_that_goes_on(methods, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     images = importlib.import_module("judging").tiny_images(tmp_path / "images")
