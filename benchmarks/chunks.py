@@ -5,11 +5,13 @@
 A step is forward, backward and the optimiser's, with two views of 32x32, the convnet and the default head: of the batch as a
 whole, and in parts of 1,024 and of 256 images. Memory is what a step needs at its peak beside weights, optimiser and views:
 on a CPU the growth of a process of its own, on a GPU (--device cuda, where ResNet-18 in bfloat16 takes the convnet's place)
-what torch has allocated. Contestants take turns in time. Where the whole batch would not fit, which its size at the
-smallest batch tells, the row has no peer. About 15 minutes on two cores, most of them for the largest batch.
+what torch has allocated. Contestants take turns in time, which on one thread (OMP_NUM_THREADS=1) is the processor's. Where
+the whole batch would not fit, which its size at the smallest batch tells, the row has no peer. About 15 minutes on two
+cores, most of them for the largest batch.
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -17,12 +19,13 @@ from pathlib import Path
 
 import torch
 from losses import free_gib
-from measure import alternate, in_fresh_process, peak_growth, wait
+from measure import alternate, clock, clock_note, in_fresh_process, peak_growth, wait
 from report import Row, save_rows
 
 from kindred.config import check, compose
 from kindred.data.loading import ViewBatch
 from kindred.runs.run import build_module
+from kindred.training.heap import keep_freed_memory
 
 BATCHES, PARTS = (512, 2048, 8192, 16_384), (1024, 256)
 TINY = ["encoder.widths=[8,16]", "model.hidden_dim=32"]
@@ -34,7 +37,7 @@ def stepper(model: str, chunks: int, device: str, tiny: bool) -> Callable[[ViewB
     config = compose(["data=photos", f"model={model}", f"model.chunks={chunks}", "trainer=cpu", *encoder])
     check(config)
     torch.manual_seed(0)
-    module = build_module(config).to(device)
+    module = build_module(config).to(device, memory_format=torch.channels_last)  # as the Trainer does
     optimizer = module.build_optimizer()
     precision = nullcontext() if device == "cpu" else torch.autocast(device, torch.bfloat16)
 
@@ -53,7 +56,8 @@ def stepper(model: str, chunks: int, device: str, tiny: bool) -> Callable[[ViewB
 def views(batch: int, device: str) -> ViewBatch:
     images = torch.randn(2, batch, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     numbers = torch.arange(batch, device=device)
-    return ViewBatch(tuple(images), numbers % 10, numbers)
+    ordered = (image.contiguous(memory_format=torch.channels_last) for image in images)
+    return ViewBatch(tuple(ordered), numbers % 10, numbers)
 
 
 def memory(model: str, batch: int, chunks: int, device: str, tiny: bool) -> float:
@@ -78,9 +82,11 @@ def rows_of(model: str, batch: int, parts: list[int], fits: bool, repeats: int, 
     """Memory and time of each number of chunks; those of the whole batch too where it `fits`."""
     counts = [1] * fits + [batch // part for part in parts if part < batch]
     held = {count: [in_fresh_process(memory, model, batch, count, device, tiny)] for count in counts}
+    if device == "cpu":
+        keep_freed_memory()  # as a training does; the processes that measured memory hand it back
     some, steps = views(batch, device), {count: stepper(model, count, device, tiny) for count in counts}
     turns = {str(count): (1, partial(step, some)) for count, step in steps.items()}
-    seconds = alternate(turns, repeats)
+    seconds = alternate(turns, repeats, clock() if device == "cpu" else time.perf_counter)
     note = "" if fits else "which does not fit"
     rows = []
     for count in counts[fits:]:
@@ -116,7 +122,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     options = parser.parse_args(arguments)
     batches, parts = ([64], [32]) if options.tiny else (options.batches, PARTS)
     rows = measure(options.model, batches, parts, options.repeats, options.device, options.tiny)
-    name = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} threads"
+    name = torch.cuda.get_device_name() if options.device == "cuda" else clock_note()
     save_rows(options.output, "chunks" if options.device == "cpu" else "chunks-gpu", rows, ("torch",), name)
     return rows
 

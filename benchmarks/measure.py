@@ -41,6 +41,17 @@ def alternate(
     return seconds
 
 
+def clock() -> Callable[[], float]:
+    """Processor time where torch has one thread, so that other programs may run beside it; else wall time."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def clock_note() -> str:
+    """Such as `2 threads, wall time`."""
+    number = torch.get_num_threads()
+    return "1 thread, processor time" if number == 1 else f"{number} threads, wall time"
+
+
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     """torch on that many threads."""

@@ -5,8 +5,9 @@
 A step is all that a batch costs but reading it and Lightning: views, encoder, head, loss, backward, queue, optimiser.
 Contestants are processes that take turns. Before is torch's own order of images and weights in memory and a malloc that
 hands freed memory back; or, with `--before`, an older checkout with its own sources and configurations. Queues are full.
-Wall time, all cores. `--compile` compiles (trainer.compile=true), and says what the first two steps of a process take,
-without a cache and with it.
+Wall time, all cores; on one thread (OMP_NUM_THREADS=1) the processor's time of each process, so that other programs may run
+beside it. `--compile` compiles (trainer.compile=true) against the same that is not compiled, and says what the first
+two steps of a process take, without a cache and with it, in steps_compiled.json and .md.
 """
 
 import argparse
@@ -32,13 +33,16 @@ TINY = ["data=digits", "data.batch_size=16", "encoder.widths=[4,8]", "model.hidd
 BATCHES = 8  # in turns
 
 
-def step_of(checkout: Path, overrides: list[str], keeps: bool) -> Callable[[], float]:
-    """A training step in `checkout`, as its Trainer prepares the method; it returns the seconds of the first two steps.
+def step_of(checkout: Path, overrides: list[str], keeps: bool, processor: bool) -> Callable[[], tuple[float, float]]:
+    """A training step in `checkout`, as its Trainer prepares the method; it returns the seconds of the first two steps, and
+    its own.
 
     Args:
         keeps: whether freed memory stays with the process.
+        processor: the seconds are of the processor, and of the compilers that were started; else they are the wall's.
     """
     os.chdir(checkout)
+    clock = (lambda: time.process_time() + sum(os.times()[2:4])) if processor else time.perf_counter
     if checkout != HERE:
         sys.path.insert(0, str(checkout / "src"))
     from kindred.config import build, compose
@@ -80,14 +84,15 @@ def step_of(checkout: Path, overrides: list[str], keeps: bool) -> Callable[[], f
         method.on_after_backward()
         optimizer.step()
 
-    start = time.perf_counter()
+    start = clock()
     for _ in range(2):
         step()
-    first = time.perf_counter() - start
+    first = clock() - start
 
-    def work() -> float:
+    def work() -> tuple[float, float]:
+        start = clock()
         step()
-        return first
+        return first, clock() - start
 
     return work
 
@@ -105,31 +110,45 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     compiles = ["trainer.compile=true"] if options.compile else []
     against = f"checkout {options.before.name}" if options.before else "torch's own order in memory, and malloc"
 
+    if options.compile:
+        against = "the same, not compiled"
+    processor, passed = torch.get_num_threads() == 1, 0.0
+
     rows: list[Row] = []
     first: dict[str, list[float]] = {}
 
-    def contestant(stack: ExitStack, name: str, model: str, *arguments: Any, cache: str = "") -> tuple[int, Any]:
+    def contestant(stack: ExitStack, name: str, *arguments: Any, cache: str = "") -> tuple[int, Any]:
         environment = {"TORCHINDUCTOR_CACHE_DIR": cache} if cache else {}
-        started = stack.enter_context(measure.Contestant(environment, step_of, *arguments))
-        first.setdefault(name, []).append(started())
-        return 2, started
+        if processor:
+            environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # in the process itself, whose time is counted
+        started = stack.enter_context(measure.Contestant(environment, step_of, *arguments, processor))
+        first.setdefault(name, []).append(started()[0])
+
+        def call() -> None:
+            nonlocal passed
+            passed += started()[1]
+
+        return 2, call
 
     for model in options.methods:
         here = [HERE, [f"model={model}", *shape, *compiles], True]
         with ExitStack() as stack:
             cache = stack.enter_context(tempfile.TemporaryDirectory()) if compiles else ""
-            turns = {model: contestant(stack, model, model, *here, cache=cache)}
-            before = [f"model={model}", *shape, *([] if options.before else BEFORE)]
-            turns["before"] = contestant(stack, "before", model, (options.before or HERE).resolve(), before, False)
+            turns = {model: contestant(stack, model, *here, cache=cache)}
+            before = [f"model={model}", *shape, *([] if options.before or options.compile else BEFORE)]
+            checkout = (options.before or HERE).resolve()
+            turns["before"] = contestant(stack, "before", checkout, before, options.compile)
             if model != "simclr":
                 simclr = [HERE, ["model=simclr", *shape, *compiles], True]
-                turns["simclr"] = contestant(stack, "simclr", model, *simclr, cache=cache)
+                turns["simclr"] = contestant(stack, "simclr", *simclr, cache=cache)
             if compiles:
-                contestant(stack, f"{model}, cached", model, *here, cache=cache)
-            found = measure.alternate(turns, options.repeats)
+                contestant(stack, f"{model}, cached", *here, cache=cache)
+            found = measure.alternate(turns, options.repeats, lambda: passed)
         times = {name: [1000 * value for value in values] for name, values in found.items()}
         what = f"training step on photos, {model}, batch 256{', compiled' if compiles else ''}"
-        rows.append(Row(what, against, "ms", times[model], times["before"], "times less", 1.3))
+        rows.append(
+            Row(what, against, "ms", times[model], times["before"], "times less", None if options.compile else 1.3)
+        )
         if model in ("mocov2", "nnclr"):
             rows.append(Row(what, "SimCLR's", "ms", times[model], times["simclr"], "at most", 1.15))
         if compiles:
@@ -137,8 +156,8 @@ def main(arguments: list[str] | None = None) -> list[Row]:
             rows.append(
                 Row(f"{what}: the first two steps, cached", "without a cache", "s", cached, without, "times less")
             )
-    note = f"{torch.get_num_threads()} threads, wall time"
-    save_rows(options.output, "steps", rows, ("torch", "lightly"), note)
+    name = "steps_compiled" if options.compile else "steps"
+    save_rows(options.output, name, rows, ("torch", "lightly"), measure.clock_note())
     return rows
 
 

@@ -148,6 +148,7 @@ def draw(path: Path, curves: dict[str, dict[str, dict[str, list]]]) -> None:
             axes[row, column].set_ylabel(f"{title} accuracy")
         axes[0, column].set_title(method)
         axes[-1, column].set_xlabel("minutes since the command")
+        axes[-1, column].set_xlim(left=0)  # a start-up counts
     axes[0, 0].legend(fontsize="small")
     figure.savefig(path, dpi=120)
 

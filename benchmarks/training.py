@@ -7,13 +7,13 @@ images, encoder and batch size, and the number of workers that is fastest in a f
 alternate; of each training's three epochs the first is not counted, nor are evaluations, which the recipe has none of.
 In epochs after those each of the Trainer's steps follows one of a bare loop in the same process, over the same batches with
 the same views, encoder, head, loss and optimiser: so a slow moment of the machine hits both. How many milliseconds the
-Trainer adds is measured around a narrower encoder, whose shorter step has less noise. Wall time on all cores.
+Trainer adds is measured around a narrower encoder, whose shorter step has less noise. Wall time on all cores; with
+OMP_NUM_THREADS=1 the steps' time is the processor's, and --steps leaves out the rest, to measure beside other programs.
 """
 
 import argparse
 import os
 import tempfile
-import time
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from statistics import mean
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from measure import clock, clock_note
 from report import Row, save_rows
 from trainings import EpochClock, train_kindred, train_lightly
 
@@ -44,7 +45,7 @@ class BareLoop(Callback):
     """
 
     def __init__(self, first_epoch: int) -> None:
-        self.first_epoch = first_epoch
+        self.first_epoch, self.clock = first_epoch, clock()
         self.pairs: list[tuple[float, float]] = []
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -62,9 +63,9 @@ class BareLoop(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch, batch_idx: int) -> None:
         if trainer.current_epoch >= self.first_epoch:
-            start = time.perf_counter()
+            start = self.clock()
             self.step(trainer, module)
-            self.times.append((start, time.perf_counter()))
+            self.times.append((start, self.clock()))
 
     def step(self, trainer: Trainer, module: LightningModule) -> None:
         data, batch = trainer.datamodule, next(self.batches)
@@ -89,9 +90,12 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--output", type=Path, help="folder for training.json and training.md")
     parser.add_argument("--rounds", type=int, default=2, help="trainings of each contestant")
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--steps", action="store_true", help="the Trainer's step against the bare loop's, and no more")
     parser.add_argument("--tiny", action="store_true", help="few images: shows that it works, measures nothing")
     options = parser.parse_args(arguments)
-    batch_size, rounds, workers = (16, 1, ()) if options.tiny else (options.batch_size, options.rounds, WORKERS)
+    batch_size, rounds, workers = (
+        (16, 1, ()) if options.tiny else (options.batch_size, options.rounds, () if options.steps else WORKERS)
+    )
 
     source = Photos()
     source.prepare()
@@ -113,37 +117,29 @@ def main(arguments: list[str] | None = None) -> list[Row]:
         best = max(tried, key=tried.get, default=0)
         rates, peer_rates, pairs, narrow_pairs = [], [], [], []
         for number in range(rounds):
-            bare, clock = BareLoop(first_epoch=EPOCHS), EpochClock()
-            length = f"trainer.max_epochs={EPOCHS + PAIRED_EPOCHS}"
-            train_kindred([*overrides, length], place / f"kindred-{number}", [bare, clock])
-            rates += clock.rates(batch_size)[: EPOCHS - 1]
-            pairs += bare.pairs
-            peer_rates += lightly(best, EPOCHS, None)
+            if not options.steps:
+                bare, epochs = BareLoop(first_epoch=EPOCHS), EpochClock()
+                length = f"trainer.max_epochs={EPOCHS + PAIRED_EPOCHS}"
+                train_kindred([*overrides, length], place / f"kindred-{number}", [bare, epochs])
+                rates += epochs.rates(batch_size)[: EPOCHS - 1]
+                pairs += bare.pairs
+                peer_rates += lightly(best, EPOCHS, None)
             bare, length = BareLoop(first_epoch=1), f"trainer.max_epochs={1 + narrow_epochs}"
             train_kindred([*overrides, NARROW, length], place / f"narrow-{number}", [bare])
             narrow_pairs += bare.pairs
 
     what = f"training step on photos, convnet, batch {batch_size}, under the Trainer with its callbacks"
     bare_loop = "the same in a bare PyTorch loop"
-    rows = [
-        Row(
-            f"training epochs on photos, convnet, batch {batch_size}",
-            f"lightly's SimCLR recipe under lightning, {best} workers",
-            "images/s",
-            rates,
-            peer_rates,
-            "times more",
-            1.8,
-        ),
-        Row(f"{what}: ratio", bare_loop, "ms", *map(list, zip(*pairs, strict=True)), "at most", 1.08),
-        Row(
-            f"{what}: more", bare_loop, "ms", *map(list, zip(*narrow_pairs, strict=True)), "more", 3.0, "narrow convnet"
-        ),
-    ]
-    packages = ("torch", "lightning", "lightly")
-    save_rows(
-        options.output, "training", rows, packages, f"{torch.get_num_threads()} threads, wall time", workers=tried
-    )
+    rows = []
+    if not options.steps:
+        epochs_of = f"training epochs on photos, convnet, batch {batch_size}"
+        recipe = f"lightly's SimCLR recipe under lightning, {best} workers"
+        rows.append(Row(epochs_of, recipe, "images/s", rates, peer_rates, "times more", 1.8))
+        rows.append(Row(f"{what}: ratio", bare_loop, "ms", *map(list, zip(*pairs, strict=True)), "at most", 1.08))
+    narrow = list(map(list, zip(*narrow_pairs, strict=True)))
+    rows.append(Row(f"{what}: more", bare_loop, "ms", *narrow, "more", 3.0, "narrow convnet"))
+    packages, name = ("torch", "lightning", "lightly"), "trainer_step" if options.steps else "training"
+    save_rows(options.output, name, rows, packages, clock_note(), workers=tried)
     return rows
 
 

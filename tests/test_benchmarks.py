@@ -13,6 +13,7 @@ import torch
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("losses", "queues", "knn", "loading", "training", "steps", "busy", "scaling", "chunks", "gpu")
 SLOW = ("gpu",)
+LONG = (pytest.mark.slow, pytest.mark.timeout(1200))
 MODULES = (
     *SCRIPTS,
     "measure",
@@ -42,7 +43,7 @@ def load(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SCRIPTS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=LONG) if n in SLOW else n for n in SCRIPTS])
 def test_every_script_measures_and_writes_rows(load, name, tmp_path):
     if name in ("losses", "knn", "scaling", "chunks") and not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from Linux's /proc")

@@ -14,7 +14,7 @@ from waits import Waits
 from kindred import losses
 from kindred.callbacks.guard import Guard
 from kindred.callbacks.train_metrics import TrainMetrics
-from kindred.data.images import views
+from kindred.data.images import operations
 from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Batch
@@ -143,7 +143,7 @@ def random_batch(device):
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, LARS])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_of_training(device, monkeypatch, name, optimizer):
-    monkeypatch.setattr(views, "_on_host", lambda tensor: False)  # "cpu": the ways of a GPU, with values
+    monkeypatch.setattr(operations, "on_host", lambda tensor: False)  # "cpu": the ways of a GPU, with values
     if device == "cpu":  # Adam keeps the number of its steps on the host, and reads it there; the fused one does not
         monkeypatch.setattr(Learnable, "optimizer", lambda tau: torch.optim.Adam([tau.log_tau], tau.lr, fused=True))
     training = Training(*METHODS[name], partial(optimizer, lr=0.1, momentum=0.9, weight_decay=1e-4), device)
@@ -172,7 +172,7 @@ def test_views_are_the_same_on_the_way_that_a_gpu_takes(monkeypatch, threads):
     try:
         torch.set_num_threads(threads)
         expected = MultiView(VIEWS, 3)(images, index, 5)
-        monkeypatch.setattr(views, "_on_host", lambda tensor: False)
+        monkeypatch.setattr(operations, "on_host", lambda tensor: False)
         for ours, theirs in zip(MultiView(VIEWS, 3)(images, index, 5), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     finally:

@@ -11,10 +11,12 @@ import pytest
 import torch
 from children import DIGITS, At, add_callback, in_child, kill_self, resume, start
 from lightning import Callback
+from omegaconf import OmegaConf
 from outcomes import assert_same, outcome
 
 from kindred.commands.train import main
 from kindred.runs import train
+from kindred.runs.directory import resumed_config
 from kindred.tracking.metrics_csv import read_metrics
 
 
@@ -171,6 +173,17 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_what_was_there(unbroken
     assert_same(outcome(run), outcome(unbroken))
 
 
+def test_double_precision_is_resumed_in_double_precision(tmp_path):
+    settings = ["model=mocov2", "model.queue_size=1024", "trainer.precision=64-true", "trainer.max_epochs=2"]
+    assert start(tmp_path / "whole", settings) == 0
+    run = tmp_path / "run"
+    assert start(run, settings, prepare=lambda: add_callback(At(3, kill_self))) == -signal.SIGKILL
+    assert resume(run) == 0
+    assert_same(outcome(run), outcome(tmp_path / "whole"))
+    weight = outcome(run)["weights"]["encoder.layers.0.weight"]
+    assert not torch.equal(weight, weight.float().double())
+
+
 @pytest.mark.slow
 def test_accumulated_gradients_are_never_half_saved(tmp_path):
     accumulate = ["trainer.accumulate_grad_batches=2", "callbacks.checkpoints.every_n_steps=1"]
@@ -179,6 +192,19 @@ def test_accumulated_gradients_are_never_half_saved(tmp_path):
     assert start(run, accumulate, prepare=lambda: add_callback(At(3, kill_self))) == -signal.SIGKILL
     assert resume(run) == 0
     assert_same(outcome(run), outcome(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("began", ["auto", "fsdp"])
+def test_another_trainer_brings_its_own_order_in_memory(unbroken, tmp_path, began):
+    run = tmp_path / "run"
+    run.mkdir()
+    config = OmegaConf.load(unbroken / "config.yaml")
+    config.trainer.channels_last = began != "fsdp"
+    OmegaConf.save(config, run / "config.yaml")
+    assert resumed_config(run, []).trainer.channels_last == (began != "fsdp")
+    assert resumed_config(run, ["trainer=ddp_cpu"]).trainer.channels_last
+    assert not resumed_config(run, ["trainer=fsdp"]).trainer.channels_last
+    assert resumed_config(run, ["trainer.channels_last=true", "trainer=fsdp"]).trainer.channels_last  # refused later
 
 
 def test_a_resume_may_add_epochs_and_nothing_else(unbroken, tmp_path, capfd):

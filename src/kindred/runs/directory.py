@@ -155,7 +155,8 @@ def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[st
 
     Args:
         directory: the run directory.
-        overrides: `trainer.<key>=<value>`, or `trainer=<name>` for another choice of devices.
+        overrides: `trainer.<key>=<value>`, or `trainer=<name>` for another choice of devices, and the order in memory that
+            it has; precision and all else stay the run's.
         trust: classes of one's own that someone else's run may name.
 
     Raises:
@@ -169,7 +170,8 @@ def resumed_config(directory: Path, overrides: Sequence[str], trust: Sequence[st
         key, _, value = override.partition("=")
         if key == "trainer":
             fresh = compose([override]).trainer
-            devices = ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm")
+            # The order in memory too: shards have one of their own.
+            devices = ("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "channels_last")
             config.trainer.update({name: fresh[name] for name in devices})
         elif key.startswith("trainer.") and key.removeprefix("trainer.") in config.trainer:
             before = OmegaConf.select(config, key)

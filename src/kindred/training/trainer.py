@@ -112,7 +112,9 @@ class Trainer(lightning.Trainer):
         if self.fused and "fused" in takes and self.precision != "16-mixed":
             module.optimizer = partial(module.optimizer.func, **{"fused": True, **module.optimizer.keywords})
         if self.precision == "64-true":
-            for part in module.children():  # views are float32 whatever the weights are
+            for part in module.children():
+                part.double()  # Lightning would after it has read a checkpoint, whose weights would lose half their digits
+                # Views are float32 whatever the weights are.
                 part.register_forward_pre_hook(lambda _, inputs: self.precision_plugin.convert_input(inputs))
         if self.compile:
             # Torch's default lies where the system empties it, and the next run would compile everything again.
