@@ -48,7 +48,11 @@ METHODS = {
     "kindred.models.simclrv2.SimCLRv2": ("train/memory_fill",),
     "kindred.models.supcon.SupCon": (),
 }
-BASE_LINES = {"kindred.data.images.views.MultiView": "pixels", "kindred.data.text.views.TextViews": "tfidf"}
+BASE_LINES = {
+    "kindred.data.images.views.MultiView": "pixels",
+    "kindred.data.sequences.views.SequenceViews": "spectrum",
+    "kindred.data.text.views.TextViews": "tfidf",
+}
 ALWAYS = ("step", "epoch", "epochs", "skipped_files")  # kindred.runs.summary
 
 
