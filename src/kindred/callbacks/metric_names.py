@@ -6,7 +6,7 @@ tests/callbacks/test_metric_names.py compares it with what runs wrote.
 
 from omegaconf import DictConfig, OmegaConf
 
-from kindred.data.images.folders.layout import may_be_judged
+from kindred.data.folders.layout import may_be_judged
 
 TOP = ("top1", "top5")
 GEOMETRY = ("uniformity", "tolerance", "effective_rank")
@@ -61,6 +61,8 @@ def has_labels(config: DictConfig) -> bool:
     source = config.data.get("source") or {}
     if "labels" not in source or OmegaConf.is_missing(source, "root"):
         return True
+    if "root" not in source:  # a file of labels, or null
+        return source["labels"] is not None
     return may_be_judged(str(source["root"]), str(source["labels"]))
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kindred.data.inventory import Files
 from kindred.data.source import Examples
 from kindred.errors import ConfigError
 
@@ -44,6 +45,10 @@ class SequenceSource(ABC):
     def load(self, split: str) -> Examples | None:
         """See Source."""
 
+    @abstractmethod
+    def inventory(self, split: str) -> Files | None:
+        """See Source."""
+
     def adopt(self, path: Path) -> None:
         """Scale by what the file at `path` says, whatever the train examples are like."""
         self.given = str(path)
@@ -62,7 +67,8 @@ class SequenceSource(ABC):
 def scaling_of(train: Examples) -> Scaling:
     """Mean and standard deviation per channel, of LOOKED_AT examples and all their steps; 1 for a channel at rest."""
     positions = np.unique(np.linspace(0, len(train.labels) - 1, LOOKED_AT).astype(np.int64))
-    total, squares, count = 0.0, 0.0, 0
+    channels = train.read(positions[:1]).shape[1]
+    total, squares, count = np.zeros(channels), np.zeros(channels), 0
     for start in range(0, len(positions), 64):
         values = train.read(positions[start : start + 64]).astype(np.float64)
         total, squares = total + values.sum(axis=(0, 2)), squares + (values**2).sum(axis=(0, 2))

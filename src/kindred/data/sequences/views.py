@@ -71,11 +71,11 @@ sequences = (recordings - mean) / std"""
 
     def __init__(self, views: Sequence[SequenceView], seed: int = 0) -> None:
         self.views, self.seed = list(views), seed
-        self.scaling = Scaling([0.0], [1.0])
+        self.expect(Scaling([0.0], [1.0]))
 
     def expect(self, scaling: Scaling) -> None:
         """What inputs are scaled by: the values of any source become comparable, and noise has a unit."""
-        self.scaling = scaling
+        self._mean, self._std = (torch.tensor(values)[:, None] for values in scaling)
 
     def __len__(self) -> int:
         return len(self.views)
@@ -115,8 +115,9 @@ sequences = (recordings - mean) / std"""
 
     def plain(self, raw: Tensor) -> Tensor:
         """The scaled sequences float32 [B, C, T], without draws."""
-        mean, std = (torch.tensor(values, device=raw.device)[:, None] for values in self.scaling)
-        return (raw.float() - mean) / std
+        if self._mean.device != raw.device:  # once: a device waits for such a copy
+            self._mean, self._std = self._mean.to(raw.device), self._std.to(raw.device)
+        return (raw.float() - self._mean) / self._std
 
     def as_features(self, inputs: Tensor) -> Tensor:
         """Spectrum and statistics of each channel [B, C * (BANDS + 4)]: what a look without learning tells.
