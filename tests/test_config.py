@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from kindred.config import ConfigError, build, check, compose, fitted, resolve
 from kindred.config_files import CONFIGS
-from kindred.data.images.folders import layout
+from kindred.data.folders import layout
 from kindred.runs.directory import saved_form
 from kindred.runs.trust import PARTS, TRUSTED, check_classes, read_settings
 

@@ -6,7 +6,7 @@ tests/callbacks/test_metric_names.py compares it with what runs wrote.
 
 from omegaconf import DictConfig, OmegaConf
 
-from kindred.data.images.folders.layout import may_be_judged
+from kindred.data.folders.layout import may_be_judged
 
 TOP = ("top1", "top5")
 GEOMETRY = ("uniformity", "tolerance", "effective_rank")
@@ -51,7 +51,11 @@ METHODS = {
     "kindred.models.simclrv2.SimCLRv2": ("train/memory_fill",),
     "kindred.models.supcon.SupCon": (),
 }
-BASE_LINES = {"kindred.data.images.views.MultiView": "pixels", "kindred.data.text.views.TextViews": "tfidf"}
+BASE_LINES = {
+    "kindred.data.images.views.MultiView": "pixels",
+    "kindred.data.sequences.views.SequenceViews": "spectrum",
+    "kindred.data.text.views.TextViews": "tfidf",
+}
 ALWAYS = ("step", "epoch", "epochs", "skipped_files")  # kindred.runs.summary
 
 
@@ -60,6 +64,8 @@ def has_labels(config: DictConfig) -> bool:
     source = config.data.get("source") or {}
     if "labels" not in source or OmegaConf.is_missing(source, "root"):
         return True
+    if "root" not in source:  # a file of labels, or null
+        return source["labels"] is not None
     return may_be_judged(str(source["root"]), str(source["labels"]))
 
 

@@ -18,7 +18,7 @@ def check_attachments(folder: Path, attachments: Mapping[str, str]) -> None:
         if path.is_file() and path.read_text(encoding="utf-8") != text:
             raise ConfigError(
                 f"{path}: is not the {name} of these data, whose inputs would mean something else to the encoder that was "
-                f"trained with it; take the data as they were, or read others with it: data.source.tokenizer={path}"
+                f"trained with it; take the data as they were, or read others with it: data.source.{path.stem}={path}"
             )
 
 

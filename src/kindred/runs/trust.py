@@ -25,6 +25,7 @@ ENCODERS = frozenset(
         "kindred.encoders.resnet.resnet",
         "kindred.encoders.timm.timm_encoder",
         "kindred.encoders.pretrained.Pretrained",
+        "kindred.encoders.series.Series",
         "kindred.encoders.transformer.Transformer",
     }
 )
@@ -54,17 +55,31 @@ TRUSTED = {
         f"kindred.models.neighbours.{name}" for name in ("Nearest", "TopK", "Soft", "Oracle")
     ),
     "model.temperature": frozenset({"kindred.temperature.Cosine", "kindred.temperature.Learnable"}),
-    "views": frozenset({"kindred.data.images.views.MultiView", "kindred.data.text.views.TextViews"}),
-    "views.views.*": frozenset({"kindred.data.images.views.View", "kindred.data.text.views.TextView"}),
+    "views": frozenset(
+        {
+            "kindred.data.images.views.MultiView",
+            "kindred.data.sequences.views.SequenceViews",
+            "kindred.data.text.views.TextViews",
+        }
+    ),
+    "views.views.*": frozenset(
+        {
+            "kindred.data.images.views.View",
+            "kindred.data.sequences.views.SequenceView",
+            "kindred.data.text.views.TextView",
+        }
+    ),
     "data": frozenset(
         {
             "kindred.data.datamodule.DataModule",
             "kindred.data.images.datamodule.ImageDataModule",
+            "kindred.data.sequences.datamodule.SequenceDataModule",
             "kindred.data.text.datamodule.TextDataModule",
         }
     ),
     "data.source": frozenset(
         {"kindred.data.images.folder.ImageFolder", "kindred.data.images.huggingface.source.HuggingFace"}
+        | {f"kindred.data.sequences.{name}" for name in ("arrays.Arrays", "audio.AudioFolder", "watch.Watch")}
         | {f"kindred.data.text.{name}" for name in ("docstrings.Docstrings", "folder.TextFolder")}
         | {f"kindred.data.images.embedded.{name}" for name in ("Digits", "Photos")}
         | {

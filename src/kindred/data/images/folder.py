@@ -15,9 +15,9 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from kindred.data.cache import build_once, open_array
+from kindred.data.folders.layout import list_splits
+from kindred.data.folders.listing import IMAGES, Listing
 from kindred.data.images.files import ImageFiles
-from kindred.data.images.folders.layout import list_splits
-from kindred.data.images.folders.listing import EXTENSIONS, LAYOUT, Listing
 from kindred.data.images.formats.decoding import Reading, decode
 from kindred.data.images.formats.parallel import decode_all, keep_rows
 from kindred.data.images.formats.scale import UnfitError
@@ -140,7 +140,7 @@ class ImageFolder:
         if split not in self._listings:
             if split == "test":
                 raise NoTestError(
-                    f"data.source.root: {os.path.abspath(self.root)} has no test images; {LAYOUT}. "
+                    f"data.source.root: {os.path.abspath(self.root)} has no test images; {IMAGES.layout}. "
                     "Without a test/ folder only val images (data.val_size above 0) can judge"
                 )
             return None
@@ -189,8 +189,8 @@ class ImageFolder:
 
     @cached_property
     def _listings(self) -> dict[str, Listing]:
-        extensions = EXTENSIONS if self.reading.channels in (1, 3) else (".npy",)
-        return list_splits(self.root, self.labels, extensions, skip=self.on_bad_image == "skip")
+        kind = IMAGES if self.reading.channels in (1, 3) else IMAGES._replace(extensions=(".npy",))
+        return list_splits(self.root, self.labels, kind, skip=self.on_bad_image == "skip")
 
     def _list(self, split: str) -> Listing:
         return self._listings[split]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kindred.data.cache import build_once
-from kindred.data.order import permutation
+from kindred.data.splits import SPLITS, deal_groups
 from kindred.data.text.extraction import Docstring, read_docstrings
 from kindred.data.text.source import Texts, TextSource
 from kindred.data.text.topics import TOPICS
@@ -20,7 +20,6 @@ from kindred.values import Count
 VERSION = 1  # raise it when anything changes that makes the texts
 WORDS = 12  # of a text, at least
 ALIKE = 0.5  # share of common word triples from which a text is a near-duplicate
-HELD_OUT = 0.15  # of the texts of each topic, for val and for test
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
 
 
@@ -124,7 +123,7 @@ def distinct(texts: Sequence[str]) -> np.ndarray:
 
 
 def deal(labels: np.ndarray, modules: Sequence[str]) -> dict[str, np.ndarray]:
-    """Sorted positions of each split: modules whole, in an order of their own, to whichever lacks most of its share.
+    """Sorted positions of each split: modules whole, dealt within their topic.
 
     Args:
         labels: int64 [N].
@@ -134,14 +133,8 @@ def deal(labels: np.ndarray, modules: Sequence[str]) -> dict[str, np.ndarray]:
     counts = np.bincount(module)
     label_of = np.zeros(len(names), dtype=np.int64)
     label_of[module] = labels
-    split_of = np.zeros(len(names), dtype=np.int64)  # 0 train, 1 val, 2 test
+    split_of = np.zeros(len(names), dtype=np.int64)
     for label in np.unique(labels):
         own = np.flatnonzero(label_of == label)
-        own = own[permutation(len(own), int(label))]
-        own = own[np.argsort(-counts[own], kind="stable")]  # the large ones first: what is small evens the shares out
-        share = np.array([1 - 2 * HELD_OUT, HELD_OUT, HELD_OUT]) * counts[own].sum()
-        for number in own:
-            split = int(np.argmax(share))
-            split_of[number] = split
-            share[split] -= counts[number]
-    return {split: np.flatnonzero(split_of[module] == number) for number, split in enumerate(("train", "val", "test"))}
+        split_of[own] = deal_groups(counts[own], int(label))
+    return {split: np.flatnonzero(split_of[module] == number) for number, split in enumerate(SPLITS)}

@@ -1,4 +1,4 @@
-"""Labels from a CSV file beside the images."""
+"""Labels from a CSV file beside the examples."""
 
 import csv
 import os
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kindred.data.images.folders.listing import Listing
+from kindred.data.folders.listing import Listing
 from kindred.errors import ConfigError
 
 HEADER = ["path", "label"]
@@ -51,18 +51,18 @@ class Labels:
         if self.rows.setdefault(path, label) != label:
             raise ConfigError(f"{where}: {row[0]} is {label!r} here and {self.rows[path]!r} further up")
 
-    def check(self, listings: Mapping[str, Listing]) -> None:
-        """Refuse paths that are no image of any split: misspelt, they would leave images unlabelled."""
+    def check(self, listings: Mapping[str, Listing], several: str) -> None:
+        """Refuse paths that are no file of any split: misspelt, they would leave `several` unlabelled."""
         found = {path for listing in listings.values() for path in self._paths(listing)}
         found |= {self._below(listing, path) for listing in listings.values() for path, _ in listing.skipped}
         if unknown := sorted(self.rows.keys() - found):
             raise ConfigError(
-                f"data.source.labels: {self.path} names {len(unknown)} images that are not in {os.path.abspath(self.root)}, "
-                f"such as {unknown[0]}: paths are relative to data.source.root"
+                f"data.source.labels: {self.path} names {len(unknown)} {several} that are not in "
+                f"{os.path.abspath(self.root)}, such as {unknown[0]}: paths are relative to data.source.root"
             )
 
     def of(self, listing: Listing) -> Listing:
-        """`listing` with the labels of its images; what the file does not name has none."""
+        """`listing` with the labels of its files; what the file does not name has none."""
         numbers = {name: number for number, name in enumerate(self.class_names)}
         labels = [numbers.get(self.rows.get(path, ""), -1) for path in self._paths(listing)]
         known = max(labels) >= 0

@@ -6,8 +6,8 @@ import socket
 import numpy as np
 import pytest
 
-from kindred.data.images.folders.layout import list_splits, may_be_judged
-from kindred.data.images.folders.listing import EXTENSIONS
+from kindred.data.folders.layout import list_splits, may_be_judged
+from kindred.data.folders.listing import IMAGES
 from kindred.errors import ConfigError
 
 
@@ -19,7 +19,7 @@ def fill(root, *paths):
 
 def listed(root, labels="auto", skip=False):
     """Split -> path below its folder -> the name of its class, or None"""
-    found = list_splits(str(root), labels, EXTENSIONS, skip)
+    found = list_splits(str(root), labels, IMAGES, skip)
     return {
         split: {
             os.fsdecode(name): one.class_names[label] if label >= 0 else None
@@ -60,9 +60,7 @@ def test_nested_folders_that_are_no_classes(tmp_path):
 
 def test_without_their_labels_images_have_the_same_order_and_fingerprint(tmp_path):
     fill(tmp_path, *(f"train/{name}/{number}.jpg" for name in ("cat", "cat-b", "Dog") for number in (10, 9, 1)))
-    labelled, unlabelled = (
-        list_splits(str(tmp_path), labels, EXTENSIONS, False)["train"] for labels in ("auto", "none")
-    )
+    labelled, unlabelled = (list_splits(str(tmp_path), labels, IMAGES, False)["train"] for labels in ("auto", "none"))
     assert (labelled.names == unlabelled.names).all()
     assert labelled.fingerprint == unlabelled.fingerprint
     assert labelled.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
@@ -189,7 +187,7 @@ def test_pipes_sockets_and_devices_are_named_and_left_out(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("0.jpg")
         os.chdir(here)
-        found = list_splits(str(tmp_path), "auto", EXTENSIONS, False)["train"]
+        found = list_splits(str(tmp_path), "auto", IMAGES, False)["train"]
     assert [os.fsdecode(name) for name in found.names] == ["cat/1.jpg", "dog/1.jpg"]
     assert found.skipped == [("cat/2.jpg", "is a pipe"), ("cat/3.png", "is a device"), ("dog/0.jpg", "is a socket")]
 
@@ -202,7 +200,7 @@ def test_a_link_to_nowhere_is_an_error_or_left_out(tmp_path, target):
         ConfigError, match=r"cat/2\.jpg is a link to nowhere; remove it, or set data\.source\.on_bad_image="
     ):
         listed(tmp_path)
-    found = list_splits(str(tmp_path), "auto", EXTENSIONS, True)["train"]
+    found = list_splits(str(tmp_path), "auto", IMAGES, True)["train"]
     assert found.skipped == [("cat/2.jpg", "is a link to nowhere")]
     assert len(found.names) == 1
 
@@ -218,7 +216,7 @@ def test_a_link_is_followed_but_not_in_a_circle(tmp_path):
     fill(tmp_path, "photos/a/1.jpg", "more/2.jpg")
     os.symlink(tmp_path / "more", tmp_path / "photos" / "b")
     os.symlink("..", tmp_path / "photos" / "a" / "back")
-    found = list_splits(str(tmp_path / "photos"), "none", EXTENSIONS, False)["train"]
+    found = list_splits(str(tmp_path / "photos"), "none", IMAGES, False)["train"]
     assert [os.fsdecode(name) for name in found.names] == ["a/1.jpg", "b/2.jpg"]
     assert found.skipped == [("a/back", "is a link to a folder that it lies in")]
 
@@ -226,7 +224,7 @@ def test_a_link_is_followed_but_not_in_a_circle(tmp_path):
 def test_names_that_are_no_text(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_text("x")
     (tmp_path / "a\nb.jpg").write_text("x")
-    names = list_splits(str(tmp_path), "auto", EXTENSIONS, False)["train"].names
+    names = list_splits(str(tmp_path), "auto", IMAGES, False)["train"].names
     assert names.tolist() == [b"a\nb.jpg", b"caf\xe9.jpg"]
     assert names.dtype.kind == "S"
     assert np.unique(names).size == 2

@@ -1,1 +1,0 @@
-"""What lies in a folder of images: splits, files, labels. Imports no torch."""

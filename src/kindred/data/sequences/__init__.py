@@ -1,0 +1,1 @@
+"""Waveforms and time series: sources, and views of them."""
