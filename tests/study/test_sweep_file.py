@@ -59,7 +59,7 @@ def test_every_shipped_sweep_composes_each_of_its_trainings(name):
     sweep = read_sweep(name).with_overrides(MODELS.get(name, []))
     check(sweep)
     grid = sweep.grid()
-    assert len({tuple(parameters.items()) for parameters in grid}) == len(grid) >= 8
+    assert len({tuple(parameters.items()) for parameters in grid}) == len(grid) >= 6
     config = compose([*sweep.base, *as_overrides(grid[-1])])
     assert config.seed == grid[-1]["seed"]
     text = (CONFIGS / "sweep" / f"{name}.yaml").read_text()
