@@ -151,7 +151,7 @@ def test_a_row_compares_turn_by_turn_and_its_median_with_the_target(
 def test_peak_memory_is_that_of_the_work_alone(load):
     measure = load("measure")
     grown = measure.in_fresh_process(grow_by, 48 * 2**20)
-    assert grown == pytest.approx([48] * 3, abs=1.0)
+    assert grown == pytest.approx([48] * 3, abs=2.0)
 
 
 def grow_by(size):

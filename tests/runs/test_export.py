@@ -125,7 +125,7 @@ def test_the_card(copied):
         *FILES.values(),
     ):
         assert part in text
-    assert "test images" not in text  # not evaluated
+    assert "test examples" not in text  # not evaluated
 
 
 def test_the_card_has_the_figures_of_the_evaluation_and_no_licence_that_was_not_given(run, tmp_path):
@@ -172,7 +172,7 @@ def test_after_a_longer_training_nothing_of_the_old_weights_is_told_of_the_new(c
     before = json.loads((directory / "evaluation.json").read_text())
     export(kindred.load_run(directory), "safetensors")  # of the same weights: the others stay
     assert {path.name for path in (directory / "export").iterdir()} == {*FILES.values(), "README.md"}
-    assert "359 test images" in (directory / "export" / "README.md").read_text()
+    assert "359 test examples" in (directory / "export" / "README.md").read_text()
     shutil.copytree(longer, directory, dirs_exist_ok=True)
     capfd.readouterr()
 
