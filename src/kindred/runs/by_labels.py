@@ -146,7 +146,11 @@ def _epochs(count: int) -> list[str]:
 
 def _fitting(run: Run, words: Sequence[str], given: Sequence[str], classes: int | None = None) -> Iterator[str]:
     """The classes, and a batch of which the images that are trained on hold some."""
-    config = compose([*words, *given, "data.batch_size=1"])
+    try:
+        config = compose([*words, *given, "data.batch_size=1"])
+    except ConfigError as error:
+        error.rest = None  # what is missing there is filled in below
+        raise
     for key in ("image_size", "channels"):
         now, before = config.data.get(key), run.settings["data"].get(key)
         if now != before:
