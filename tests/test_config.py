@@ -39,6 +39,11 @@ def test_the_data_set_chooses_encoder_and_views_unless_they_are_given():
 
 
 # What `kindred finetune` and `kindred distill` fill in.
+OWN_DATA = {  # what one's own data must say
+    **{data: ["data.source.root=somewhere"] for data in ("imagefolder", "imagenet", "textfolder", "audiofolder")},
+    "huggingface": ["data.source.path=somewhere"],
+    "arrays": ["data.source.path=somewhere", "data.length=64", "data.channels=2"],
+}
 NEEDED = {
     "finetuned": ["model.classes=10"],
     "distilled": ["model.classes=10", "model.teacher={_target_: kindred.encoders.convnet.ConvNet}"],
@@ -48,9 +53,7 @@ NEEDED = {
 @pytest.mark.parametrize("data", names("data"))
 @pytest.mark.parametrize("model", names("model"))
 def test_every_model_on_every_data_set_fits_the_signatures(data, model):
-    keys = {"imagefolder": "root", "imagenet": "root", "textfolder": "root", "huggingface": "path"}
-    root = [f"data.source.{keys[data]}=somewhere"] if data in keys else []
-    check(compose([f"model={model}", f"data={data}", *root, *NEEDED.get(model, [])]))
+    check(compose([f"model={model}", f"data={data}", *OWN_DATA.get(data, []), *NEEDED.get(model, [])]))
 
 
 @pytest.mark.parametrize("group", ["encoder", "views", "trainer", "logger", "callbacks"])
@@ -66,7 +69,7 @@ def test_every_file_of_a_group_fits_the_signatures(group):
         ("data.bach_size=2", r"data\.bach_size.*did you mean 'batch_size'"),
         ("sed=1", r"sed: there is no such key; did you mean 'seed'"),
         ("model=simcrl", r"model=simcrl: .*did you mean 'simclr'"),
-        ("data=foo", r"data=foo: .*Choices: cifar10.*photos"),
+        ("data=foo", r"data=foo: .*Choices: arrays, audiofolder, cifar10.*photos"),
         ("experiment=foo", r"experiment=foo: there is no configs/experiment/foo.yaml"),
         ("modle=simclr", r"modle"),
         ("~model.nothing", r"nothing"),
@@ -137,7 +140,7 @@ def test_the_classes_that_a_run_may_name_exist_and_are_classes_or_known_function
     ],
 )
 def test_every_shipped_choice_can_be_read_back_and_built(override):
-    config = compose([override])
+    config = compose([override, *OWN_DATA.get(override.removeprefix("data="), [])])
     for missing in OmegaConf.missing_keys(config):
         OmegaConf.update(config, missing, "somewhere")
     OmegaConf.resolve(config)
@@ -217,8 +220,8 @@ def test_the_data_are_listed_once_and_anew_when_the_settings_are_others(tmp_path
     for number in range(210):
         (tmp_path / "train" / "cat" / f"{number}.png").touch()
     listed = []
-    list_images = layout.list_images
-    monkeypatch.setattr(layout, "list_images", lambda place, *how: listed.append(place) or list_images(place, *how))
+    list_files = layout.list_files
+    monkeypatch.setattr(layout, "list_files", lambda place, *how: listed.append(place) or list_files(place, *how))
     config = compose(["data=imagefolder", f"data.source.root={tmp_path}"])
     assert fitted(config) == {"data.batch_size": 256, "callbacks.knn.k": 200}
     assert (config.data.batch_size, config.callbacks.knn.k, config.data.batch_size) == (32, 16, 32)

@@ -22,6 +22,7 @@ SETTINGS = [
     "~encoder.in_channels",
     "~encoder.widths",
     "data._target_=kindred.data.datamodule.DataModule",
+    "~data.source.channels",
     "~data.image_size",
     "~data.channels",
     "~data.source.root",

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from kindred.data.datamodule import DataModule
 from kindred.data.sequences.source import SCALING, SequenceSource
 from kindred.data.sequences.views import SequenceViews
 from kindred.errors import ConfigError
-from kindred.values import Count
+from kindred.values import Count, Whole
 
 
 class SequenceDataModule(DataModule):
@@ -20,7 +20,8 @@ class SequenceDataModule(DataModule):
         source: whose `scaling` the views use.
         length: T, steps of an example.
         channels: C; like `length` declared, since the encoder's configuration refers to it.
-        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed: see DataModule.
+        views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed, labels, label_seed, unlabelled: see
+            DataModule.
     """
 
     source: SequenceSource
@@ -38,8 +39,12 @@ class SequenceDataModule(DataModule):
         eval_batch_size: Count = 512,
         num_workers: Annotated[int, Ge(0)] = 0,
         seed: int = 0,
+        labels: Annotated[float, Gt(0), Le(1)] = 1.0,
+        label_seed: Whole = 0,
+        unlabelled: bool = True,
     ) -> None:
-        super().__init__(source, views, batch_size, val_size, train_size, eval_batch_size, num_workers, seed)
+        settings = val_size, train_size, eval_batch_size, num_workers, seed, labels, label_seed, unlabelled
+        super().__init__(source, views, batch_size, *settings)
         self.length, self.channels = length, channels
 
     def setup(self, stage: str | None = None) -> None:
