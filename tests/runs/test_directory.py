@@ -22,7 +22,7 @@ WRONG = {
     "data.source.root=/proc/no/such": "data.source.root",
     "data.val_size=5000": "data.val_size is 5000",
     "data.batch_size=4096": "only 1079 train examples",
-    "data.channels=3": "data.channels is 3",
+    "data.channels=2": "data.source.channels",
     "callbacks.knn.every_n_epochs=3": "every_n_epochs=3 is no multiple",
 }
 
