@@ -507,4 +507,4 @@ def test_second_start_with_60_000_files_is_quick():
     seconds = time.perf_counter() - start
     assert array.array.shape == (50_000, 3, 32, 32)
     assert (np.bincount(array.labels) == 5000).all()
-    assert seconds < 2
+    assert seconds < 10  # decoding them takes longer
