@@ -29,7 +29,7 @@ PROBES = {"kNN": "val/knn_top1", "linear": "val/linear_top1"}
 def step_times(model: str, overrides: list[str], repeats: int) -> dict[str, list[float]]:
     """Processor milliseconds of a training step with either views, in turns."""
     with measure.threads(1):
-        steps = {views: step_of(HERE, [f"model={model}", f"views={views}", *overrides], True) for views in VIEWS}
+        steps = {views: step_of(HERE, [f"model={model}", f"views={views}", *overrides], True, True) for views in VIEWS}
         turns = {views: (2, step) for views, step in steps.items()}
         found = measure.alternate(turns, repeats, time.process_time)
     return {views: [1000 * value for value in values] for views, values in found.items()}
@@ -43,7 +43,7 @@ def equal_epochs(epochs: int, ratio: float) -> dict[str, int]:
 def train(model: str, data: str, seed: int, directory: Path, overrides: list[str]) -> dict[str, float]:
     """One training's summary, and its processor seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    summary = run(model, data, seed, directory, overrides)
+    summary = run([f"model={model}", f"data={data}", f"seed={seed}", *overrides], directory, False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {**summary, "processor_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime}
 
