@@ -203,12 +203,10 @@ def main(arguments: Sequence[str] | None = None, api: Any = None) -> int:
     options = parser.read(arguments)
 
     def work() -> None:
-        if options.output.is_dir():
-            raise ConfigError(f"--output {options.output}: that is a directory; name a file, such as comparison.html")
-        if options.judges is not None and options.judges.is_dir():
-            raise ConfigError(f"--judges {options.judges}: that is a directory; name a file, such as judges.md")
-        if options.claims is not None and options.claims.is_dir():
-            raise ConfigError(f"--claims {options.claims}: that is a directory; name a file, such as claims.md")
+        files = {"output": "comparison.html", "judges": "judges.md", "claims": "claims.md"}
+        for key, such in files.items():
+            if (path := getattr(options, key)) is not None and path.is_dir():
+                raise ConfigError(f"--{key} {path}: that is a directory; name a file, such as {such}")
         comparison = Comparison.of(runs := read_runs(options.runs, api))
         if options.sort is not None:
             comparison.sort(options.sort)
