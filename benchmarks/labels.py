@@ -65,8 +65,8 @@ def classified(directory: Path) -> dict[str, float]:
     import torch
 
     from kindred import load_run
-    from kindred.runs.classifying import classifier_accuracies
-    from kindred.runs.features import cut
+    from kindred.runs.judging.classifying import classifier_accuracies
+    from kindred.runs.judging.features import cut
 
     if not (path := directory / "classifier.json").exists():
         run = load_run(directory)
@@ -80,7 +80,7 @@ def classified(directory: Path) -> dict[str, float]:
 def probed(directory: Path, labels: float, seed: int) -> dict[str, float]:
     """A linear classifier on the frozen encoder, by `kindred evaluate`, judged once."""
     from kindred import load_run
-    from kindred.runs.judging import evaluate
+    from kindred.runs.judging.evaluate import evaluate
 
     suffix = f"-labels{labels:g}" + (f"-seed{seed}" if seed else "") if labels < 1 else ""
     if not (path := directory / f"evaluation{suffix}.json").exists():

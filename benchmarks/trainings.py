@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.vision import VisionDataset
 
 from kindred.config import build, check, compose
+from kindred.runs.reading.weights import bound_settings
 from kindred.runs.run import build_datamodule, build_module
 from kindred.runs.train import quieten
-from kindred.runs.weights import bound_settings
 from kindred.tracking.csv_logger import MetricsCSV
 from kindred.training.checkpoints import AtomicCheckpointIO
 

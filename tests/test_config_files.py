@@ -5,8 +5,8 @@ import pytest
 from kindred.commands.train import choices_and_keys
 from kindred.config import ConfigError, compose
 from kindred.config_files import CONFIGS, config_directories, config_names, default_choices, find_config, own_configs
-from kindred.study.sweep_file import read_sweep
-from kindred.study.sweep_rows import published
+from kindred.study.sweeps.reading import read_sweep
+from kindred.study.sweeps.rows import published
 
 SWEEP = "method: grid\nmetric: {name: val/knn_top1, goal: maximize}\nparameters: {seed: {values: [0, 1]}}\n"
 

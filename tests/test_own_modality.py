@@ -13,8 +13,8 @@ import kindred
 from kindred.data.counter import uniforms
 from kindred.data.source import ArrayExamples
 from kindred.data.views import Views
-from kindred.runs.export import export, load_encoder
-from kindred.runs.judging import evaluate
+from kindred.runs.exporting.export import export, load_encoder
+from kindred.runs.judging.evaluate import evaluate
 
 OWN = [f"test_own_modality.{name}" for name in ("Waves", "Windows", "Means")]
 SETTINGS = [

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from kindred.config import check, compose
-from kindred.study.sweep_file import check as check_sweep
-from kindred.study.sweep_file import read_sweep
+from kindred.study.sweeps.checking import check as check_sweep
+from kindred.study.sweeps.reading import read_sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

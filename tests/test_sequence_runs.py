@@ -15,8 +15,8 @@ import kindred
 from kindred.callbacks.metric_names import metric_names
 from kindred.commands.train import main
 from kindred.config import compose
-from kindred.runs.export import export, load_encoder
-from kindred.runs.judging import evaluate
+from kindred.runs.exporting.export import export, load_encoder
+from kindred.runs.judging.evaluate import evaluate
 
 TINY = [
     *("trainer.max_epochs=2", "trainer.check_val_every_n_epoch=1", "trainer.log_every_n_steps=1", "callbacks.knn.k=10"),

@@ -12,8 +12,8 @@ from safetensors import safe_open
 
 import kindred
 from kindred.commands.train import main
-from kindred.runs.export import export, load_encoder
-from kindred.runs.judging import evaluate, other_datamodule
+from kindred.runs.exporting.export import export, load_encoder
+from kindred.runs.judging.evaluate import evaluate, other_datamodule
 
 TOPICS = {
     "sea": ["wave", "harbour", "sail", "anchor", "tide", "gull", "captain", "reef"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kindred import config_files
-from kindred.study.sweep_file import read_sweep
+from kindred.study.sweeps.reading import read_sweep
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["encoder.widths=[8,16]", "model.hidden_dim=32", "trainer.max_epochs=2"]
@@ -78,7 +78,7 @@ import json
 from kindred.config import compose
 from kindred.config_files import config_directories
 from kindred import config_files
-from kindred.study.sweep_file import read_sweep
+from kindred.study.sweeps.reading import read_sweep
 config = compose(["model=mine", "data=digits"])
 places = [str(place) for place in config_directories()]
 print(json.dumps([places, config.model._target_, config.model.temperature, len(read_sweep("wang_liu").grid())]))

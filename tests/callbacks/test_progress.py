@@ -9,7 +9,7 @@ from children import start
 
 from kindred.callbacks import progress
 from kindred.callbacks.progress import Progress
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.reading.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_metrics
 
 LINE = re.compile(

@@ -13,7 +13,7 @@ from rank_helpers import as_ranks, command, finish
 
 from kindred.callbacks.metric_names import metric_names
 from kindred.commands import compare, distill, evaluate, finetune
-from kindred.runs.export import export
+from kindred.runs.exporting.export import export
 from kindred.runs.run import load_run
 
 BRIEFLY = ["~callbacks.figures", "~callbacks.label_free", "trainer=cpu", "trainer.enable_progress_bar=false"]

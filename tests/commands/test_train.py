@@ -12,7 +12,7 @@ from lightning import Callback
 
 from kindred.config import compose
 from kindred.runs import train
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.reading.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_metrics
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import pytest
 from kindred.config import check, compose
 from kindred.data.order import share_of_each_class
 from kindred.errors import ConfigError
-from kindred.runs.features import cut
+from kindred.runs.judging.features import cut
 from kindred.runs.run import build_datamodule
 
 DATA = ["data=digits", "data.batch_size=16"]

@@ -18,8 +18,8 @@ from kindred.config import ConfigError, build, check, compose
 from kindred.data.images.embedded import Photos
 from kindred.encoders.timm import timm_encoder
 from kindred.errors import AbsentError
-from kindred.runs.export import load_encoder
-from kindred.runs.judging import untrained_encoder
+from kindred.runs.exporting.export import load_encoder
+from kindred.runs.judging.evaluate import untrained_encoder
 
 VIT = "vit_tiny_patch16_224"
 SMALL = {"depth": 2, "embed_dim": 24, "num_heads": 2}

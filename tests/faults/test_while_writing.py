@@ -11,7 +11,7 @@ from children import in_child
 from faulty import assert_ended_as, die_of_limit, go, limit_files, limit_while_writing, one_line
 
 from kindred.data.cache import build_once
-from kindred.runs.weights import resume_point
+from kindred.runs.reading.weights import resume_point
 from kindred.tracking.metrics_csv import read_metrics
 
 # What a run writes, as it opens it, and how often: a random time of those is hit.

@@ -16,10 +16,11 @@ from omegaconf import OmegaConf
 import kindred
 from kindred import load_run
 from kindred.config import ConfigError
-from kindred.runs.directory import new_name, point_latest, resumed_config
-from kindred.runs.judging import other_datamodule
+from kindred.runs.judging.evaluate import other_datamodule
+from kindred.runs.reading.weights import read_checkpoint
 from kindred.runs.starting_weights import load_encoder_weights
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.writing.directory import new_name, point_latest
+from kindred.runs.writing.resuming import resumed_config
 from kindred.tracking.metrics_csv import summarise
 
 

@@ -14,7 +14,8 @@ from kindred.callbacks.metric_names import metric_names
 from kindred.commands.compare import main as compare
 from kindred.config import compose
 from kindred.runs.run import load_run
-from kindred.study.sweep_file import check, read_sweep
+from kindred.study.sweeps.checking import check
+from kindred.study.sweeps.reading import read_sweep
 
 TINY = [
     *("data=imagefolder", "encoder=convnet", "data.image_size=8", "data.batch_size=8", "views=small"),

@@ -17,7 +17,8 @@ from kindred.errors import ConfigError
 from kindred.study.claims import claims_over
 from kindred.study.claims_report import markdown, rows
 from kindred.study.groups import find_runs
-from kindred.study.sweep_file import check, read_sweep
+from kindred.study.sweeps.checking import check
+from kindred.study.sweeps.reading import read_sweep
 
 CLAIMS = sorted(path.stem for path in (CONFIGS / "published").glob("nnclr_*.yaml"))
 ACCURACY = {

@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 from written_runs import write_run
 
-from kindred.study.groups import differing, find_runs, flat_config, fold_seeds, is_outdated, numbers, short_names
+from kindred.study.groups import find_runs, fold_seeds, is_outdated, numbers
+from kindred.study.settings import differing, flat_config, short_names
 
 
 def test_seeds_are_folded_into_mean_and_sample_standard_deviation(tmp_path):
@@ -55,6 +56,29 @@ def test_a_run_that_goes_on_beyond_its_summary_is_what_its_metrics_say(tmp_path)
         file.write("12,3,0.7,0.25\n")
     summary = find_runs([tmp_path])[0].summary
     assert (summary["step"], summary["val/knn_top1"], "epochs" in summary) == (12, 0.7, False)
+
+
+def test_runs_that_begin_with_other_seeds_of_one_pretraining_are_seeds(tmp_path):
+    finetuned = ["model=finetuned", "model.classes=16"]
+    for temperature in (0.1, 0.5):
+        for seed in (0, 1):
+            name = f"{temperature}-{seed}"
+            write_run(tmp_path / "first" / name, seed=seed, changes={"model.temperature": temperature})
+            first = {"init_from": str(tmp_path / "first" / name)}
+            write_run(tmp_path / "second" / name, [0.5 + seed / 8], overrides=finetuned, changes=first)
+            second = {"init_from": str(tmp_path / "second" / name)}
+            write_run(tmp_path / "third" / name, [0.75 + seed / 8], overrides=finetuned, changes=second)
+    for place, values in (("second", [0.5, 0.625]), ("third", [0.75, 0.875])):
+        keys, groups = fold_seeds(find_runs([tmp_path / place]))
+        assert keys == ["init_from"]
+        begun = "first" if place == "second" else "second"
+        assert [group.settings["init_from"] for group in groups] == [
+            str(tmp_path / begun / f"{t}-0") for t in (0.1, 0.5)
+        ]
+        assert [group.values("val/knn_top1") for group in groups] == [values, values]
+        assert [group.count for group in groups] == ["2", "2"]
+    (tmp_path / "first" / "0.1-0" / "config.yaml").unlink()  # what cannot be read any more stays by itself
+    assert [group.count for group in fold_seeds(find_runs([tmp_path / "second"]))[1]] == ["1", "1", "2"]
 
 
 def test_nothing_but_seeds_and_places_differs(tmp_path):

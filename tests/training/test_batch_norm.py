@@ -15,7 +15,7 @@ from kindred.data.datamodule import DataModule
 from kindred.distributed import rank, world_size
 from kindred.models.key_splits import make_local
 from kindred.runs import train
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.reading.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_metrics
 from kindred.training.batch_norm import SyncBatchNorm, synchronise
 

@@ -16,7 +16,7 @@ from rank_helpers import as_ranks, command, finish, free_port, resume_ranks, see
 from kindred.commands.train import main
 from kindred.config import ConfigError, compose
 from kindred.runs import train
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.reading.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_metrics
 from kindred.training import launch
 

@@ -19,9 +19,9 @@ from kindred.commands.train import main
 from kindred.config import ConfigError, build, compose
 from kindred.config import check as config_check
 from kindred.distributed import rank
-from kindred.runs.export import export, load_encoder
+from kindred.runs.exporting.export import export, load_encoder
+from kindred.runs.reading.weights import read_checkpoint
 from kindred.runs.run import build_module
-from kindred.runs.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_metrics
 from kindred.training.fsdp import FullySharded, check
 

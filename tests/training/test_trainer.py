@@ -19,7 +19,7 @@ import kindred
 from kindred.config import ConfigError, build, check, compose
 from kindred.memory import FeatureQueue
 from kindred.optimisers.lars import LARS
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.reading.weights import read_checkpoint
 from kindred.temperature import Learnable
 
 

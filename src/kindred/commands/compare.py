@@ -33,8 +33,9 @@ from kindred.runs.run import Run
 from kindred.study.claims import claims_over
 from kindred.study.comparison import Column, Comparison, Setting
 from kindred.study.comparison_page import page
-from kindred.study.groups import Group, as_text, find_runs, flat_config, is_outdated, numbers
+from kindred.study.groups import Group, find_runs, is_outdated, numbers
 from kindred.study.judges import FEWEST, Trial
+from kindred.study.settings import as_text, flat_config
 from kindred.study.wandb_project import wandb_runs
 
 ROOM = 24  # columns of a terminal for an accuracy with its deviation, and some of its frame

@@ -22,7 +22,7 @@ from typing import Any
 from kindred.commands.command_line import Parser, names, overrides, say_own_configs
 from kindred.commands.errors import attempt
 from kindred.errors import AbsentError
-from kindred.runs.judging import evaluate
+from kindred.runs.judging.evaluate import evaluate
 from kindred.runs.run import load_run
 from kindred.study.groups import find_runs
 from kindred.tracking.base_lines import base_lines, written

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kindred.commands.command_line import Parser
 from kindred.commands.errors import attempt
-from kindred.runs.model_card import FILES
+from kindred.runs.exporting.model_card import FILES
 from kindred.runs.run import load_run
 
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.read(arguments)
 
     def work() -> None:
-        from kindred.runs.export import export
+        from kindred.runs.exporting.export import export
 
         path = export(load_run(options.run, options.trust), options.format, options.output, options.license)
         size, card = path.stat().st_size / 1e6, path.parent / "README.md"

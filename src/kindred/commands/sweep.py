@@ -26,7 +26,9 @@ from kindred.commands.command_line import Parser, names, overrides, say_own_conf
 from kindred.commands.errors import report
 from kindred.config import ConfigError
 from kindred.errors import UnwritableError
-from kindred.study.sweep_file import SweepFile, check, read_sweep, sweep_directory, write_sweep
+from kindred.study.sweeps.checking import check
+from kindred.study.sweeps.reading import read_sweep
+from kindred.study.sweeps.sweep_file import SweepFile, sweep_directory, write_sweep
 
 STOPS = (signal.SIGTERM, signal.SIGUSR1)  # a cluster's; as Ctrl-C, they stop all trainings in order
 STORAGE = "KINDRED_STORAGE"  # the environment variable for --storage: a password is none of a process list's business
@@ -91,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(sweep: SweepFile, directory: Path, options: argparse.Namespace) -> int:
-    from kindred.study.sweep_report import print_sweep, write_sweep_report
-    from kindred.study.trial_queue import TrialQueue
+    from kindred.study.sweeps.report import print_sweep, write_sweep_report
+    from kindred.study.sweeps.trial_queue import TrialQueue
 
     queue = TrialQueue(sweep, directory, options.storage)
     if options.retry:

@@ -131,7 +131,7 @@ def configure(arguments: Sequence[str]) -> "DictConfig":
     With `trust=[<class>, ...]` classes of one's own, in a run that someone else has started, are built too.
     """
     from kindred.config import compose
-    from kindred.runs.directory import resumed_config
+    from kindred.runs.writing.resuming import resumed_config
     from kindred.training import launch
 
     given = {key: [a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")] for key in ("resume", "trust")}

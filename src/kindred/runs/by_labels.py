@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kindred.config import ConfigError, compose
+from kindred.runs.reading.trust import PARTS
 from kindred.runs.run import Run, build_datamodule
-from kindred.runs.trust import PARTS
 
 if TYPE_CHECKING:
     from torch import nn

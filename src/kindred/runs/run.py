@@ -31,8 +31,9 @@ from omegaconf import DictConfig, OmegaConf
 from kindred.config import ConfigError, build
 from kindred.errors import AbsentError
 from kindred.runs.fingerprint import Record, read_record
-from kindred.runs.trust import check_classes, is_signed, read_settings
-from kindred.runs.weights import read_training
+from kindred.runs.reading.signature import is_signed
+from kindred.runs.reading.trust import check_classes, read_settings
+from kindred.runs.reading.weights import read_training
 from kindred.tracking.metrics_csv import read_columns, read_metrics, summarise
 from kindred.training import launch
 

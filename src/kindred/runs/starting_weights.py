@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from kindred.config import ConfigError
-from kindred.runs.weights import DamagedCheckpointError, read_checkpoint
+from kindred.runs.reading.weights import DamagedCheckpointError, read_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

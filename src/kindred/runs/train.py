@@ -13,20 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from kindred.config import build, check, fitted
 from kindred.errors import ConfigError
 from kindred.runs.attachments import check_attachments, write_attachments
-from kindred.runs.directory import (
-    Claim,
-    begin,
-    check_place,
-    remove_remains,
-    run_directory,
-    saved_form,
-    write_skipped,
-)
 from kindred.runs.fingerprint import check_unchanged, write_record
+from kindred.runs.reading.trust import read_settings
+from kindred.runs.reading.weights import bound_settings, check_settings, resume_point
 from kindred.runs.run import build_datamodule, build_module, without_weights
 from kindred.runs.starting_weights import load_starting_weights
-from kindred.runs.trust import read_settings
-from kindred.runs.weights import bound_settings, check_settings, resume_point
+from kindred.runs.writing.claim import Claim
+from kindred.runs.writing.directory import begin, check_place, remove_remains, run_directory, saved_form
+from kindred.runs.writing.environment import write_skipped
 from kindred.training import launch
 
 if TYPE_CHECKING:
@@ -95,7 +89,7 @@ def fit(config: DictConfig, claim: Claim, datamodule: "DataModule", module: "Con
     """Train what has been checked, in the run directory that `claim` is for."""
     from lightning.pytorch.callbacks import LambdaCallback
 
-    from kindred.runs.features import judged_on
+    from kindred.runs.judging.features import judged_on
     from kindred.runs.summary import print_summary, write_summary
     from kindred.tracking.csv_logger import MetricsCSV
     from kindred.training.checkpoints import AtomicCheckpointIO

@@ -23,7 +23,8 @@ import yaml
 from kindred.config_files import config_names, find_config
 from kindred.errors import ConfigError
 from kindred.runs.run import Run
-from kindred.study.groups import Group, differing, flat_config, numbers
+from kindred.study.groups import Group, numbers
+from kindred.study.settings import differing, flat_config
 
 EVALUATED = ("labels", "data")  # columns that `kindred evaluate` varies, not a training
 KEYS = ("claim", "source", "where", "columns", "rows")

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from kindred.files import write_atomically
 from kindred.study.claims import EVALUATED, Claim
-from kindred.study.sweep_figure import lines_at, places_of
-from kindred.study.sweep_rows import is_numeric, number
+from kindred.study.sweeps.figure import lines_at, places_of
+from kindred.study.sweeps.rows import is_numeric, number
 from kindred.tracking.figures import PLAIN, QUIET, save, written
 
 WIDE = 240  # characters of a title, in several lines

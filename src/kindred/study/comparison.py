@@ -7,8 +7,9 @@ from functools import cached_property
 
 from kindred.errors import ConfigError
 from kindred.runs.run import Run
-from kindred.study.groups import Group, as_text, fold_seeds, short_names
+from kindred.study.groups import Group, fold_seeds
 from kindred.study.judges import Trial, try_judges
+from kindred.study.settings import as_text, short_names
 
 SPLIT_METRICS = {
     "classifier_top1": ("classifier", 3),

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kindred.runs.run import Run
-from kindred.study.groups import Group, as_text, flat_config
+from kindred.study.groups import Group
+from kindred.study.settings import as_text, flat_config
 from kindred.tracking.sparing import sparing
 
 if TYPE_CHECKING:

@@ -7,28 +7,21 @@ import glob
 import json
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from kindred.errors import AbsentError
+from kindred.errors import AbsentError, KindredError
 from kindred.runs.fingerprint import Record, same, short
 from kindred.runs.run import Run, load_run
+from kindred.study.settings import ABSENT, SEED, differing, exact, flat_config, is_number, natural_order
 
-ABSENT = object()
 ROOT = "data.source.root"
-
-SEED = re.compile(r"(.*\.)?(label_)?seed")
-# Seeds, places, and what only says how a run is shown and written down: no run scores better for it.
-ASIDE = re.compile(
-    r"(.*\.)?((label_)?seed|_convert_)|(run_dir|log_dir|resume|logger|callbacks\.(progress|figures|checkpoints))(\..*)?"
-    r"|trainer\.enable_.*|data\.source\.cache_dir"
-)
+ORIGINS = ("init_from", "model.teacher_from")  # the run that a fine-tuned or distilled one begins with
 
 
 def find_runs(places: Sequence[str | Path]) -> list[Run]:
@@ -67,64 +60,6 @@ def _run_directories(top: Path) -> list[Path]:
     return found
 
 
-@lru_cache(maxsize=1024)
-def flat_config(run: Run) -> dict[str, Any]:
-    """The resolved config of `run` as dotted key -> plain value, keys as on the command line.
-
-    A list of plain values is a value; one that holds parts, such as the views, is taken apart (`views.views.0.flip`).
-
-    Raises:
-        ConfigError: config.yaml is no plain configuration.
-    """
-    flat: dict[str, Any] = {}
-
-    def flatten(node: Any, key: str) -> None:
-        entries = enumerate(node) if isinstance(node, list) and any(isinstance(v, dict) for v in node) else None
-        entries = node.items() if isinstance(node, dict) and node else entries
-        if entries is None:
-            flat[key] = node
-        for name, value in entries or ():
-            flatten(value, f"{key}.{name}" if key else str(name))
-
-    flatten(run.settings, "")
-    return flat
-
-
-def differing(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys of flat configs whose value is not the same in all; absent is a value; seeds and places do not count.
-
-    Where runs differ in the choice of a group (`choices.model`), of that group's keys only the numbers that every run
-    has are listed (the temperature, the learning rate): the others follow from the choice. Of the entries of a list that
-    differ in the same way, as both views do, the first is listed. An int is not a float here, since Lightning's trainer
-    takes 1 for one batch and 1.0 for all of them.
-    """
-    keys = dict.fromkeys(key for config in configs for key in config if not ASIDE.fullmatch(key))
-    texts = {key: [_exact(config.get(key, ABSENT)) for config in configs] for key in keys}
-    texts = {key: values for key, values in texts.items() if len(set(values)) > 1}
-
-    def counts(key: str) -> bool:
-        group, _, rest = key.partition(".")
-        if group == "choices":
-            return any(other.startswith(f"{rest}.") for other in texts)
-        choice = texts.get(f"choices.{group}")
-        if choice is None or len(set(zip(choice, texts[key], strict=True))) > len(set(choice)):
-            return True
-        return not re.search(r"\.\d+\.", rest) and all(_is_number(config.get(key)) for config in configs)
-
-    alike: dict[tuple, str] = {}
-    for key in filter(counts, texts):
-        alike.setdefault((re.sub(r"\.\d+\.", ".", key), *texts[key]), key)
-    return list(alike.values())
-
-
-def _exact(value: Any) -> str:
-    return "" if value is ABSENT else json.dumps(value, sort_keys=True, default=str)
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 @dataclass
 class Group:
     """Runs that differ in nothing but their seeds; a seed that was run again counts once, with the mean of its runs.
@@ -144,8 +79,9 @@ class Group:
 
     @cached_property
     def seeds(self) -> list[str]:
-        """The seeds of each run; of runs that repeat each other they are the same."""
-        return [_exact({k: v for k, v in flat_config(run).items() if SEED.fullmatch(k)}) for run in self.runs]
+        """The seeds of each run, and what it begins with; of runs that repeat each other they are the same."""
+        configs = map(flat_config, self.runs)
+        return [exact({k: v for k, v in config.items() if SEED.fullmatch(k) or k in ORIGINS}) for config in configs]
 
     @property
     def count(self) -> str:
@@ -184,7 +120,7 @@ def numbers(run: Run) -> dict[str, float]:
         for prefix, on in (("", "test"), ("val_", "val"))
     }
     reached = run.summary | {f"evaluation/{name}": value for name, value in judged.items()}
-    return {name: float(value) for name, value in reached.items() if _is_number(value) and not math.isnan(value)}
+    return {name: float(value) for name, value in reached.items() if is_number(value) and not math.isnan(value)}
 
 
 def is_outdated(run: Run) -> bool:
@@ -200,14 +136,14 @@ def _evaluation(run: Run) -> dict[str, Any]:
 
 def fold_seeds(runs: Sequence[Run]) -> tuple[list[str], list[Group]]:
     """The keys in which `runs` differ, and the runs with the same values of them as groups, in order of these values."""
-    configs = _with_data(runs, [flat_config(run) for run in runs])
+    configs = _with_origins(_with_data(runs, [flat_config(run) for run in runs]))
     keys = differing(configs)
     groups: dict[tuple[str, ...], Group] = {}
     for run, config in zip(runs, configs, strict=True):
         settings = {key: config[key] for key in keys if key in config}
-        place = tuple(_exact(settings.get(key, ABSENT)) for key in keys)
+        place = tuple(exact(settings.get(key, ABSENT)) for key in keys)
         groups.setdefault(place, Group(settings, [])).runs.append(run)
-    order = sorted(groups.values(), key=lambda group: [_rank(group.settings.get(key, ABSENT)) for key in keys])
+    order = sorted(groups.values(), key=lambda group: [natural_order(group.settings.get(key, ABSENT)) for key in keys])
     return keys, order
 
 
@@ -227,35 +163,33 @@ def _with_data(runs: Sequence[Run], configs: Sequence[dict[str, Any]]) -> list[d
     for place, config in zip(places, told, strict=True):
         if None not in places and ROOT in config:  # of copies, the first one's
             config[ROOT] = roots.setdefault(place, config[ROOT])
-    settings = [_exact([config.get("choices.data"), config.get(ROOT)]) for config in told]
+    settings = [exact([config.get("choices.data"), config.get(ROOT)]) for config in told]
     if len(set(settings)) < len({pair for pair in zip(settings, places, strict=True) if pair[1] is not None}):
         for place, config in zip(places, told, strict=True):
             config |= {} if place is None else {"data.fingerprint": short(known[place])}
     return told
 
 
-def _rank(value: Any) -> tuple:
-    """Absent, null, numbers by value, then texts, the numbers in them by value."""
-    if value is ABSENT or value is None:
-        return (0, value is None)
-    if isinstance(value, int | float):
-        return (1, value)
-    parts = re.split(r"(\d+)", value if isinstance(value, str) else _exact(value))
-    return (2, *(int(part) if place % 2 else part for place, part in enumerate(parts)))
+def _with_origins(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of flat configs in which runs that begin with those of several seeds begin with the first of them."""
+    told = [dict(config) for config in configs]
+    for key in ORIGINS:
+        places = list(dict.fromkeys(config[key] for config in told if config.get(key)))
+        found = {place: config for place in places if (config := _settings_at(place)) is not None}
+        known: dict[str, dict[str, Any]] = {}
+        first: dict[str, str] = {}
+        for place, config in zip(found, _with_origins(list(found.values())) if found else [], strict=True):
+            first[place] = next((other for other, its in known.items() if not differing([its, config])), place)
+            known.setdefault(first[place], config)
+        for config in told:
+            if config.get(key) in first:
+                config[key] = first[config[key]]
+    return told
 
 
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Each dotted key -> its end, as short as no other key has it: model.temperature -> temperature."""
-
-    def shortest(key: str) -> str:
-        parts = key.split(".")
-        ends = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
-        return next((e for e in ends if not any(f".{k}".endswith(f".{e}") for k in keys if k != key)), key)
-
-    return {key: shortest(key) for key in keys}
-
-
-def as_text(value: Any) -> str:
-    """A setting as a person reads it: texts as they are, all else as JSON; without what a terminal would act on."""
-    text = value if isinstance(value, str) else _exact(value)
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+def _settings_at(place: str) -> dict[str, Any] | None:
+    """The flat config of the run at `place`; None where there is none (any more), or none that can be read."""
+    try:
+        return flat_config(load_run(place))
+    except (KindredError, OSError):
+        return None

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kindred.runs.run import Run
-from kindred.study.groups import as_text, flat_config, numbers
+from kindred.study.groups import numbers
+from kindred.study.settings import as_text, flat_config
 
 TRUTH, WITH_LABELS = "evaluation/linear_top1", "val/linear_top1"
 FEWEST = 5  # runs that a correlation is shown of

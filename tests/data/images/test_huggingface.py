@@ -25,7 +25,7 @@ from kindred.data.images.huggingface.rows import TableImages
 from kindred.data.images.huggingface.source import HuggingFace
 from kindred.data.images.views import MultiView, View
 from kindred.data.source import ArrayExamples
-from kindred.runs.weights import read_checkpoint
+from kindred.runs.reading.weights import read_checkpoint
 
 NAMES = ["cat", "dog"]
 FEATURES = datasets.Features(
