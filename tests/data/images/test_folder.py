@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from kindred.data.cache import build_once
-from kindred.data.images import folder as imagefolder
+from kindred.data.images import decoded as decoded_images
 from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.folder import ImageFolder
@@ -162,7 +162,7 @@ def test_an_interrupted_build_leaves_no_cache(root, monkeypatch, failure):
         raise failure
 
     with monkeypatch.context() as patch:
-        patch.setattr(imagefolder, "decode_all", fail)
+        patch.setattr(decoded_images, "decode_all", fail)
         with pytest.raises(failure):
             load(root)
     assert not list((root / ".kindred").iterdir())

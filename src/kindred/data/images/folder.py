@@ -2,31 +2,27 @@
 
 import hashlib
 import json
-import math
 import os
-import shutil
 import sys
-from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
 
-from kindred.data.cache import build_once, open_array
+from kindred.data.cache import open_array
 from kindred.data.folders.layout import list_splits
 from kindred.data.folders.listing import IMAGES, Listing
+from kindred.data.images.decoded import DecodedImages, hint, say_several
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.formats.decoding import Reading, decode
-from kindred.data.images.formats.parallel import decode_all, keep_rows
 from kindred.data.images.formats.scale import UnfitError
 from kindred.data.inventory import Files
 from kindred.data.source import ArrayExamples, NoTestError
-from kindred.errors import ConfigError, UnwritableError
+from kindred.errors import ConfigError
 from kindred.values import Count
 
-VERSION = 2  # of how a file becomes pixels: raise it when that changes
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 TRIED = 8  # files of a split that is streamed
@@ -131,7 +127,7 @@ class ImageFolder:
     def prepare(self) -> None:
         for split in self._listings:
             if self._needs_cache:
-                self._cache(split)
+                self._decoded.of(split, self._list(split))
             else:
                 self._try_some(split)
         self._say_what_is_labelled()
@@ -149,11 +145,11 @@ class ImageFolder:
         self._bad[split] = dict(listing.skipped)
         names, labels = listing.names, listing.labels
         if self._needs_cache:
-            folder = self._cache(split)
+            folder = self._decoded.of(split, listing)
             bad = {int(position): reason for position, reason in json.loads((folder / "bad.json").read_text()).items()}
             if bad and self.on_bad_image == "error":  # the cache was written by a run that skipped them
                 position, reason = next(iter(bad.items()))
-                raise ConfigError(f"{listing.folder}/{os.fsdecode(names[position])} {reason}{_hint(len(bad))}")
+                raise ConfigError(f"{listing.folder}/{os.fsdecode(names[position])} {reason}{hint(len(bad))}")
             self._bad[split] |= {os.fsdecode(names[position]): reason for position, reason in bad.items()}
             kept = np.delete(np.arange(len(names)), list(bad))
             names, labels = names[kept], labels[kept]
@@ -182,6 +178,13 @@ class ImageFolder:
     @property
     def skipped(self) -> int:
         return len(self.skipped_files)
+
+    @property
+    def _decoded(self) -> DecodedImages:
+        less = "data.image_size to a smaller number, or data.source.stream=true"
+        less = "or data.source.pack to a smaller number or null" if self.pack else less
+        size = None if self.stream else self.stored_size
+        return DecodedImages(self.cache_dir, self.reading, size, self.on_bad_image == "error", less)
 
     @property
     def _needs_cache(self) -> bool:
@@ -219,73 +222,7 @@ class ImageFolder:
             try:
                 several += [position] if decode(path, self.reading, draft=True).more else []
             except UnfitError as error:
-                raise ConfigError(f"{error}{_hint(1)}") from error
+                raise ConfigError(f"{error}{hint(1)}") from error
             except ConfigError:  # one that is damaged is named when it is read
                 pass
-        self._say_several(listing, several)
-
-    def _say_several(self, listing: Listing, positions: Sequence[int]) -> None:
-        if positions:
-            example = os.fsdecode(listing.names[min(positions)])
-            print(
-                f"data.source.root: {listing.folder} holds files of several pictures, such as {example}: the first of each "
-                "is taken",
-                file=sys.stderr,
-            )
-
-    def _cache(self, split: str) -> Path:
-        """<cache>/<split>-<what>-<key>, complete: bad.json (position -> reason) and, unless streaming, images.npy."""
-        listing = self._list(split)
-        what = f"{split}-checked" if self.stream else f"{split}-{self.stored_size}px"
-        what += f"-{self.reading.channels}ch"
-        if self.reading.range is not None:
-            what += "-range{:g}_{:g}".format(*self.reading.range)
-        if self.reading.background != Reading(3).background:
-            what += "-on{}_{}_{}".format(*self.reading.background)
-        folder = self.cache_dir / f"{what}-v{VERSION}-{listing.fingerprint[:20]}"
-        build_once(folder, partial(self._build, split), key="data.source.cache_dir")
-        for other in self.cache_dir.glob(f"{what}-v*-*"):  # of files that have changed since
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
-        return folder
-
-    def _build(self, split: str, folder: Path) -> None:
-        listing = self._list(split)
-        count = len(listing.names)
-        images = None
-        if not self.stream:
-            images = folder / "images.npy"
-            shape = (count, self.reading.channels, self.stored_size, self.stored_size)
-            needed, free = math.prod(shape), shutil.disk_usage(folder).free
-            if needed > free:
-                less = "data.image_size to a smaller number, or data.source.stream=true"
-                if self.pack:
-                    less = "or data.source.pack to a smaller number or null"
-                raise UnwritableError(
-                    f"data.source.cache_dir: {count} decoded images of {self.stored_size} pixels need {needed / 1e9:.1f} GB "
-                    f"and {self.cache_dir} has {free / 1e9:.1f} GB free; set data.source.cache_dir to a larger place, "
-                    f"{less}"
-                )
-            np.lib.format.open_memmap(images, "w+", np.uint8, shape)
-        stop_at_first = self.on_bad_image == "error"
-        bad, several = decode_all(listing.folder, listing.names, images, self.stored_size, self.reading, stop_at_first)
-        if bad and stop_at_first:
-            raise ConfigError(f"{next(iter(bad.values()))}{_hint(1)}")
-        if len(bad) == count:
-            first = next(iter(bad.values()))
-            raise ConfigError(
-                f"data.source.root: none of the {count} images in {listing.folder} can be decoded; {first}"
-            )
-        if bad and images:
-            keep_rows(images, np.delete(np.arange(count), list(bad)))
-        reasons = {
-            position: bad[position].removeprefix(f"{listing.folder}/{os.fsdecode(listing.names[position])} ")
-            for position in sorted(bad)
-        }
-        (folder / "bad.json").write_text(json.dumps(reasons))
-        self._say_several(listing, several)
-
-
-def _hint(bad: int) -> str:
-    others = f" (nor can {bad - 1} more)" if bad > 1 else ""
-    return f"{others}; remove it, or set data.source.on_bad_image=skip"
+        say_several(listing, several)

@@ -14,7 +14,8 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from kindred.data.cache import build_once, open_array
-from kindred.data.images.folder import IMAGENET_MEAN, IMAGENET_STD, VERSION
+from kindred.data.images.decoded import VERSION
+from kindred.data.images.folder import IMAGENET_MEAN, IMAGENET_STD
 from kindred.data.images.formats.decoding import Reading
 from kindred.data.images.formats.parallel import keep_rows
 from kindred.data.images.huggingface.rows import Chunks, Decoded, Rows, TableImages
