@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from kindred.data.datamodule import DataModule
+from kindred.data.source import NoTestError
 from kindred.data.text.folder import TextFolder
 from kindred.data.text.tokenizer import encode, special, train_tokenizer
 from kindred.errors import ConfigError
+from kindred.runs.fingerprint import check_unchanged, write_record
+from kindred.runs.judging.features import cut, judged_on
 
 WORDS = [
     "the",
@@ -78,8 +82,47 @@ def test_a_folder_a_class_with_and_without_splits(tmp_path):
     assert read(small(split)) == {
         part: [(f"{name} {part}, train, val", name) for name in "ab"] for part in ("train", "val")
     }
-    with pytest.raises(ConfigError, match=r"data\.source\.root: .*split has no test texts"):
+    with pytest.raises(NoTestError, match=r"data\.source\.root: .*split has no test texts"):
         small(split).load("test")
+
+
+def folder_of(root, count=12):
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+        for place, text in enumerate(sentences(count, ord(name))):
+            (root / name / f"{place:02}.txt").write_text(text)
+    return root
+
+
+def set_up(root):
+    source = small(root)
+    source.prepare()
+    datamodule = DataModule(source, None, 8, val_size=0.25)
+    datamodule.setup()
+    return datamodule
+
+
+def test_a_run_knows_the_files_of_its_texts(tmp_path):
+    root = folder_of(tmp_path / "texts")
+    assert small(root).inventory("test") is None
+    files = small(root).inventory("train")
+    assert [name.decode() for name in files.names] == [f"{name}/{place:02}.txt" for name in "ab" for place in range(12)]
+    assert files.sizes.sum() == sum(len(text) for name in "ab" for text in sentences(12, ord(name)))
+    run = tmp_path / "run"
+    run.mkdir()
+    write_record(run, set_up(root))
+    check_unchanged(run, set_up(root))
+    (root / "a" / "03.txt").write_text("the cat ran away from it all while the dogs sat on a mat")
+    with pytest.raises(ConfigError, match=r"train: 1 changed \(a/03\.txt\)"):
+        check_unchanged(run, set_up(root))
+    (tmp_path / "own.csv").write_text("text,label\nthe cat,x\n")
+    assert small(tmp_path / "own.csv").inventory("train").names.tolist() == [b"own.csv"]
+
+
+def test_without_test_texts_those_of_val_judge(tmp_path):
+    datamodule = set_up(folder_of(tmp_path / "texts"))
+    assert judged_on(datamodule) == "val"
+    assert {name: len(part.labels) for name, part in cut(datamodule).items()} == {"train": 16, "val": 2, "test": 6}
 
 
 def test_tables_with_columns_by_name_and_rows_without_a_label(tmp_path):

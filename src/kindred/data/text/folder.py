@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kindred.data.source import ArrayExamples
+from kindred.data.inventory import Files, look_up
+from kindred.data.source import ArrayExamples, NoTestError
 from kindred.data.text.source import Texts, TextSource
 from kindred.errors import ConfigError
 from kindred.values import Count
@@ -57,10 +58,16 @@ class TextFolder(TextSource):
     def load(self, split: str) -> ArrayExamples | None:
         examples = super().load(split)
         if examples is None and split == "test":
-            raise ConfigError(
+            raise NoTestError(
                 f"data.source.root: {self.root} has no test texts; {LAYOUT}. Without them only val texts can judge"
             )
         return examples
+
+    def inventory(self, split: str) -> Files | None:
+        """The text files or the table of `split`."""
+        files = self._files().get(split)
+        top = self.root.parent if self.root.suffix in TABLES else self.root
+        return None if files is None else look_up(top, (str(path.relative_to(top)) for path in files))
 
     def fingerprint(self) -> str:
         found = [
