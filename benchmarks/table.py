@@ -5,7 +5,8 @@
 Each script runs in a process of its own, one after the other, and may be run alone; bench.md and bench.json are written
 anew after each, from whatever results there are. A run that was interrupted goes on with `--keep`, which leaves out the
 scripts that have results. A row that misses its target gets the paragraph under its name in not_reached.md. What chunks.py,
-which takes longer, steps.py --compile, training.py --steps and gpu.py have measured is shown too, with its own hardware.
+which takes longer, unchanged.py, steps.py --compile, training.py --steps and gpu.py have measured is shown too, with its
+own hardware.
 """
 
 import argparse
@@ -30,7 +31,7 @@ SCRIPTS = {
     "startup": ["--repeats", "3"],
     "scaling": ["--repeats", "2"],
 }
-ELSEWHERE = ["chunks", "steps_compiled", "trainer_step", "time_to_accuracy", "gpu"]
+ELSEWHERE = ["chunks", "unchanged", "steps_compiled", "trainer_step", "time_to_accuracy", "gpu"]
 VIEW_TARGETS = {"lightly": (10, 1), "torchvision": (10, 1), "Kornia": (1.5, 1)}  # at 32x32, at 224x224
 
 

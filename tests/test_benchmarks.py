@@ -11,7 +11,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-SCRIPTS = ("losses", "queues", "knn", "loading", "training", "steps", "busy", "scaling", "chunks", "gpu")
+SCRIPTS = ("losses", "queues", "knn", "loading", "training", "steps", "busy", "scaling", "chunks", "unchanged", "gpu")
 SLOW = ("gpu",)
 LONG = (pytest.mark.slow, pytest.mark.timeout(1200))
 MODULES = (
@@ -48,6 +48,7 @@ def test_every_script_measures_and_writes_rows(load, name, tmp_path):
     if name in ("losses", "knn", "scaling", "chunks") and not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from Linux's /proc")
     repeats = {"training": ["--rounds", "1"], "gpu": [], "steps": ["--repeats", "2", "--methods", "mocov2"]}
+    repeats["unchanged"] = ["--repeats", "2", "--before", "."]
     repeats = repeats.get(name, ["--repeats", "2"])
     rows = load(name).main(["--tiny", "--output", str(tmp_path), *repeats])
     assert rows
