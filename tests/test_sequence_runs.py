@@ -111,7 +111,7 @@ def test_it_is_judged_on_the_people_that_are_left(whole):
     assert in_child(lambda: evaluate(kindred.load_run(whole)) and None) == 0
     result = json.loads((whole / "evaluation.json").read_text())
     assert result["test/linear_top1"] > 0.8
-    assert result["test_images"] == 48  # one person's of ten
+    assert result["test_examples"] == 48  # one person's of ten
 
 
 @pytest.mark.parametrize("format", ["safetensors", "torch-export", pytest.param("onnx", marks=pytest.mark.slow)])

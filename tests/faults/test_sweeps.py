@@ -14,7 +14,7 @@ from children import in_child
 from faulty import die_of_limit, limit_files, one_line
 
 from kindred.commands import sweep
-from kindred.study import trials
+from kindred.study.sweeps import trials
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "fake_training.py"))
 WRITES = (

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from kindred.runs.summary import print_summary
-from kindred.study import sweep_figure
+from kindred.study.sweeps import figure as sweep_figure
 from kindred.tracking import figures
 from kindred.tracking.figures import (
     PLAIN,

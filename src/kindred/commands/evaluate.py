@@ -37,8 +37,8 @@ def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) ->
     from rich.text import Text
 
     of = "" if result["labels"] == 1 else f", with {result['labels']:g} of the train labels"
-    on, chosen = result.get("judged_on", "test"), result.get("held_out_images", result["val_images"])
-    heading = f"{result[f'{on}_images']} {on} examples of {result['data']}, {result['classes']} classes{of}"
+    on, chosen = result.get("judged_on", "test"), result.get("held_out_examples", result["val_examples"])
+    heading = f"{result[f'{on}_examples']} {on} examples of {result['data']}, {result['classes']} classes{of}"
     columns = [f"{probe}_top{k}" for probe in ("knn", "linear") for k in (1, 5)]
     table = Table("", "kNN top-1", "top-5", "linear top-1", "top-5")
     lines = {line: written(line) for line in base_lines(result)}
@@ -50,7 +50,7 @@ def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) ->
     console.print(heading, soft_wrap=True)
     if on == "val":
         console.print(
-            "there is no test split: judged on val images, on which trainings are monitored",
+            "there is no test split: judged on val examples, on which trainings are monitored",
             soft_wrap=True,
         )
     if changed := result.get("data_changed"):
@@ -62,7 +62,7 @@ def print_evaluation(result: dict[str, Any], directory: Path, pictures: bool) ->
     for name, epoch in (("classifier", "last epoch"), ("classifier_best", "best epoch on val")):
         if (value := result.get(f"{on}/{name}_top1")) is not None:
             console.print(f"its own classifier, {epoch}: {value:.3f}", soft_wrap=True)
-    console.print(f"chosen on {result['chosen_on']} ({chosen} images); {result['seconds']:.0f} s")
+    console.print(f"chosen on {result['chosen_on']} ({chosen} examples); {result['seconds']:.0f} s")
     if pictures:
         console.print(f"pictures: {directory / 'figures'}", soft_wrap=True)
 

@@ -21,7 +21,7 @@ from kindred.commands.export import main
 from kindred.config import ConfigError
 from kindred.data.images.embedded import Digits
 from kindred.encoders.convnet import ConvNet
-from kindred.runs import export as module
+from kindred.runs.exporting import export as module
 from kindred.runs.exporting.export import export, load_encoder
 from kindred.runs.exporting.model_card import FILES as ALL_FILES
 from kindred.runs.exporting.model_card import card_weights

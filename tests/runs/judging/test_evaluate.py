@@ -93,9 +93,9 @@ def test_what_it_writes(evaluated):
         "judged_on",
         "chosen_on",
         "classes",
-        "train_images",
-        "val_images",
-        "test_images",
+        "train_examples",
+        "val_examples",
+        "test_examples",
     ]
     assert set(result) == {*facts, *CHOSEN, *ACCURACIES, "per_class", "seconds"}
     assert (result["step"], re.fullmatch("[0-9a-f]{64}", result["checkpoint"]) is not None) == (12, True)
@@ -191,7 +191,7 @@ def test_an_encoder_that_started_from_a_file(run, tmp_path):
 
 def test_the_table_has_base_lines_first(run, tmp_path, capsys, monkeypatch):
     result = {"data": "digits", "labels": 0.1, "classes": 3, "chosen_on": "val"}
-    result |= {"val_images": 20, "test_images": 30, "seconds": 7.2}
+    result |= {"val_examples": 20, "test_examples": 30, "seconds": 7.2}
     for number, name in enumerate(("test", "untrained", "pixels")):
         result |= {f"{name}/{probe}_top1": 0.9 - number / 10 for probe in ("knn", "linear")}
         result |= {f"{name}/knn_k": 5, f"{name}/knn_temperature": 0.07, f"{name}/linear_penalty": 0.01}
@@ -251,10 +251,10 @@ def test_without_a_test_split_the_val_images_judge_and_have_no_part_in_choosing(
     assert main(["--run", str(directory)]) == 0
     said = capsys.readouterr().out
     assert "359 val examples of digits" in said
-    assert "there is no test split: judged on val images" in said
-    assert "chosen on a tenth of the train images (108 images)" in said
+    assert "there is no test split: judged on val examples" in said
+    assert "chosen on a tenth of the train examples (108 examples)" in said
     result = json.loads((directory / "evaluation.json").read_text())
-    assert [result[key] for key in ("judged_on", "train_images", "held_out_images", "val_images")] == [
+    assert [result[key] for key in ("judged_on", "train_examples", "held_out_examples", "val_examples")] == [
         "val",
         971,
         108,
@@ -317,7 +317,7 @@ def test_a_share_of_the_labels(run, encoded, tmp_path, monkeypatch):
     train, val, test = (encoded[split]["test"] for split in ("train", "val", "test"))
     kept = share_of_each_class(train.labels.numpy(), 0.05, seed=3)
     share = Encoded(train.features[kept], train.labels[kept])
-    assert result["train_images"] == len(kept)
+    assert result["train_examples"] == len(kept)
     k, temperature, _ = choose_knn(share, val, 10)
     scores = knn_classify(*share, test.features, k, temperature, 10)
     assert result["test/knn_top1"] == pytest.approx((scores.argmax(dim=1) == test.labels).double().mean().item())
@@ -388,7 +388,12 @@ def test_another_data_set(run, tmp_path, capsys):
     root = f"data.source.root={tmp_path / 'stripes'}"
     assert main(["--run", str(directory), "--data", "imagefolder", root, *options]) == 0
     result = json.loads((directory / "evaluation-imagefolder.json").read_text())
-    assert (result["data"], result["classes"], result["test_images"], result["val_images"]) == ("imagefolder", 3, 18, 9)
+    assert (result["data"], result["classes"], result["test_examples"], result["val_examples"]) == (
+        "imagefolder",
+        3,
+        18,
+        9,
+    )
     assert result["test/linear_top1"] > 0.9
     assert "test/linear_top5" not in result  # of three classes
     assert set(result["per_class"]) == {"across", "along", "none"}

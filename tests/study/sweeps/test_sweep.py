@@ -17,7 +17,7 @@ import yaml
 from children import in_child
 
 from kindred.commands import sweep
-from kindred.study import trials
+from kindred.study.sweeps import trials
 from kindred.study.sweeps.reading import read_sweep
 from kindred.study.sweeps.rows import by_value, spread
 from kindred.study.sweeps.trial_queue import TrialQueue

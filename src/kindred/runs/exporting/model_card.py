@@ -180,7 +180,8 @@ def _results(run: Run, weights: Mapping[str, Any], summary: Mapping[str, float])
         result = json.loads(path.read_text())
         if result.get("checkpoint", weights["checkpoint"]) == weights["checkpoint"]:
             on = result.get("judged_on", "test")
-            where = f"{result[f'{on}_images']} {on} examples of {result['data']}"
+            count = result.get(f"{on}_examples") or result[f"{on}_images"]  # or as before
+            where = f"{count} {on} examples of {result['data']}"
             where += " (there is no test split, and the training was monitored on these)" if on == "val" else ""
             changed = (
                 f" The data have changed since the training: {text}." if (text := result.get("data_changed")) else ""

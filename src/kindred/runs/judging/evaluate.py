@@ -115,9 +115,9 @@ def evaluate(
         "data_fingerprint": short(record(datamodule)),
         **({} if changed is None else {"data_changed": changed}),
         "judged_on": on,
-        "chosen_on": "val" if (on, datamodule.monitor) == ("test", "val") else "a tenth of the train images",
+        "chosen_on": "val" if (on, datamodule.monitor) == ("test", "val") else "a tenth of the train examples",
         "classes": datamodule.num_classes,
-        **{f"{names[split]}_images": len(images) for split, images in splits.items()},
+        **{f"{names[split]}_examples": len(part) for split, part in splits.items()},
     }
     test_labels = encoded["test"][on].labels
     if data is None:
