@@ -10,8 +10,9 @@ options is passed on as overrides: the second line is CIFAR-10 on a GPU, 200 epo
 for comparison with published tables. With --evaluate they are those of `kindred evaluate --brief`, on test, instead:
 cifar10.sh has such a table's command.
 
-With --output the table is written after each run. A run that is in it already, with the same command, is not repeated, one
-that was cut goes on (its directory is in --work), and rows of other models stay: the third line adds one.
+With --output the table is written after each run. A run that is in it already, with the same command and the same files of
+configs/, is not repeated, one that was cut goes on (its directory is in --work), and rows of other models stay: the third
+line adds one.
 """
 
 import argparse
@@ -28,9 +29,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
 from report import save
 
 from kindred import load_run
+from kindred.config import compose
 from kindred.tracking.base_lines import base_lines, written
 
 PROBES = ("knn", "linear")
@@ -69,9 +72,19 @@ def run(words: list[str], directory: Path, evaluate: bool) -> dict[str, Any]:
     return found
 
 
-def with_other_seeds(command: str, runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Those of `runs` that differ from `command` in nothing but the seed, or not at all, by their own."""
-    return {run["command"]: run for run in runs if SEED.sub("", run.get("command", "")) == SEED.sub("", command)}
+def digest(words: list[str]) -> str:
+    """Of what a training's words mean, but for the seed: another one where a recipe says something else."""
+    return f"{zlib.crc32(OmegaConf.to_yaml(compose([*words, 'seed=0'])).encode()):08x}"
+
+
+def with_other_seeds(command: str, runs: list[dict[str, Any]], settings: str = "") -> dict[str, dict[str, Any]]:
+    """Those of `runs` that differ from `command` in nothing but the seed, or not at all, by their own; of those that say
+    what their words meant, the ones that meant `settings`."""
+    return {
+        run["command"]: run
+        for run in runs
+        if SEED.sub("", run.get("command", "")) == SEED.sub("", command) and run.get("settings", settings) == settings
+    }
 
 
 def mean_and_deviation(values: list[float]) -> str:
@@ -129,11 +142,13 @@ def main(arguments: list[str] | None = None) -> Runs:
             for seed in options.seeds:
                 words = [f"model={model}", f"data={options.data}", f"seed={seed}", *options.given]
                 command = shlex.join(["kindred", "train", *words]) + "; kindred evaluate --brief" * options.evaluate
+                settings = digest(words)
                 # Other settings, another directory: a run that was cut goes on with its own.
-                directory = work / f"{model}-{seed}-{zlib.crc32(command.encode()):08x}"
-                alike = with_other_seeds(command, results.get(model, []))
+                directory = work / f"{model}-{seed}-{zlib.crc32((command + settings).encode()):08x}"
+                alike = with_other_seeds(command, results.get(model, []), settings)
                 if command not in alike:
-                    alike[command] = {"command": command, **run(words, directory, options.evaluate)}
+                    found = run(words, directory, options.evaluate)
+                    alike[command] = {"command": command, "settings": settings, **found}
                 results[model] = list(alike.values())
                 notes = f"{split} images, last epoch, mean ± sample standard deviation over n seeds"
                 save(options.output, name, table(results, options, split), results, PACKAGES, notes)

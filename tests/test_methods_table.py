@@ -105,6 +105,17 @@ def test_runs_of_other_seeds_stay_and_those_of_other_settings_do_not(methods):
     assert list(found) == commands
 
 
+def test_runs_of_a_recipe_that_has_changed_do_not_stay(methods):
+    words = ["model=simclr", "data=digits", "seed=3"]
+    settings = methods.digest(words)
+    assert settings == methods.digest([*words[:2], "seed=4"])
+    assert settings != methods.digest([*words, "model.temperature=0.3"])
+    runs = [{"command": "kindred train seed=0", "settings": settings}, {"command": "kindred train seed=1"}]
+    runs.append({"command": "kindred train seed=2", "settings": "other"})
+    found = methods.with_other_seeds("kindred train seed=3", runs, settings)
+    assert [run["command"] for run in found.values()] == ["kindred train seed=0", "kindred train seed=1"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_other_settings_are_another_run_and_test_images_judge_where_that_is_asked(methods, commands, tmp_path):
