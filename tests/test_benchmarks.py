@@ -12,7 +12,7 @@ import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCRIPTS = ("losses", "queues", "knn", "loading", "training", "steps", "busy", "scaling", "chunks", "unchanged", "gpu")
-SLOW = ("gpu",)
+SLOW = ("gpu", "unchanged")
 LONG = (pytest.mark.slow, pytest.mark.timeout(1200))
 MODULES = (
     *SCRIPTS,

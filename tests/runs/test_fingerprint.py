@@ -183,7 +183,7 @@ class Numbers:
         return ArrayExamples(np.arange(self.count), np.arange(self.count) % 2) if split == "train" else None
 
 
-def test_a_source_without_files_is_known_by_its_labels(tmp_path):
+def test_a_source_without_files_is_known_by_its_labels(tmp_path, capfd):
     found = [DataModule(Numbers(count), None, 4, val_size=4) for count in (20, 20, 22)]
     for each in found:
         each.setup()
@@ -191,6 +191,10 @@ def test_a_source_without_files_is_known_by_its_labels(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
     assert changes(tmp_path, found[1]) is None
     assert changes(tmp_path, found[2]) == "train (20 files, now 22): other labels or names"
+    found[1].source.inventory = lambda split: look_up(tmp_path, ["data.json"]) if split == "train" else None
+    assert "names" in record(found[1])["splits"]["train"]
+    assert changes(tmp_path, found[1]) is None  # a run of before the source knew its files goes on
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow

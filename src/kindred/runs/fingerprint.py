@@ -87,6 +87,8 @@ def _same(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> boo
         return False
     if any(one[key] != other[key] for key in ("labels", "names") if key in one and key in other):
         return False
+    if not ("names" in one and "names" in other):  # the source knew no files, or did not yet: labels are all there is
+        return True
     return one.get("times") == other.get("times") or _copied(one, other)
 
 
@@ -108,10 +110,8 @@ def changes(directory: Path, datamodule: "DataModule", without: Iterable[str] = 
         return None
     now = record(datamodule)
     if same(before, now, without):
-        if any(
-            split.get("times") != now["splits"].get(name, split).get("times")
-            for name, split in before["splits"].items()
-        ):
+        known = {name: split["times"] for name, split in before["splits"].items() if "times" in split}
+        if any(times != now["splits"].get(name, {}).get("times", times) for name, times in known.items()):
             print(
                 f"{directory}: its data have other times now; names, sizes and the bytes of {SAMPLE} files a split are the "
                 "same, so they are taken for a copy",
