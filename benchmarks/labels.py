@@ -3,8 +3,6 @@
     python benchmarks/labels.py photos --output benchmarks/results
     python benchmarks/labels.py imagefolder --output benchmarks/results data.source.root=data/cifar10-jpg \\
         data.train_size=5000 data.val_size=2000
-    python benchmarks/labels.py imagefolder --name imagefolder-20000 --labels 0.025 --output benchmarks/results \\
-        data.source.root=data/cifar10-jpg data.train_size=20000 data.val_size=2000
     python benchmarks/labels.py --report --output benchmarks/results
 
 For each seed SimCLR v2 is pretrained, a large and a small encoder; then, for each share of the labels, the large one is
@@ -243,7 +241,6 @@ def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", default="photos", help="of configs/data/ (default: %(default)s)")
-    parser.add_argument("--name", help="of the data in labels.csv and of the folder of their runs (default: as above)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--labels", nargs="+", type=float, default=[0.01, 0.1, 1.0], help="shares")
     parser.add_argument("--epochs", type=int, help="of fine-tuning and distillation (default: 20 to 90)")
@@ -255,13 +252,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--figure", type=Path, default=Path("docs/labels.png"), help="default: %(default)s")
     arguments, overrides = parser.parse_known_intermixed_args(words)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    results, name = arguments.output / "labels.csv", arguments.name or arguments.data
+    results = arguments.output / "labels.csv"
     if not arguments.report:
         pretraining = [f"data={arguments.data}", *PRETRAINING, *overrides]
         for seed in arguments.seeds:
-            place = arguments.runs / name / f"seed{seed}"
+            place = arguments.runs / arguments.data / f"seed{seed}"
             for row in measure(place, pretraining, seed, arguments.labels, arguments.epochs):
-                keep(results, {"data": name, **row})
+                keep(results, {"data": arguments.data, **row})
                 print(row, flush=True)
     measured = read(results)
     print("\n\n".join(table(measured, data) for data in dict.fromkeys(row["data"] for row in measured)))

@@ -139,10 +139,10 @@ def main(arguments: list[str] | None = None) -> Runs:
     with ExitStack() as stack:
         work = options.work / name if path else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for model in options.models:
+            settings = digest([f"model={model}", f"data={options.data}", *options.given])
             for seed in options.seeds:
                 words = [f"model={model}", f"data={options.data}", f"seed={seed}", *options.given]
                 command = shlex.join(["kindred", "train", *words]) + "; kindred evaluate --brief" * options.evaluate
-                settings = digest(words)
                 # Other settings, another directory: a run that was cut goes on with its own.
                 directory = work / f"{model}-{seed}-{zlib.crc32((command + settings).encode()):08x}"
                 alike = with_other_seeds(command, results.get(model, []), settings)

@@ -3,8 +3,8 @@
     python benchmarks/unchanged.py --before <checkout> [--output benchmarks/results] [--repeats 8] [--tiny]
 
 Both work in processes of their own, on one thread each, and take turns; seconds are the processor's, so that other programs
-may run beside it. Views are SimCLR's of 32x32 and of 224x224 pixels (as in views.py). An epoch is SimCLR's on 1,024
-images of `photos`, from the reading of a batch to the optimiser's step; Lightning and evaluations are left out.
+may run beside it. Views are SimCLR's of 32x32 and of 224x224 pixels (as in views.py). An epoch is SimCLR's steps
+on 1,024 images of `photos`, from the views to the optimiser; reading, Lightning and evaluations are left out.
 """
 
 import argparse
@@ -28,15 +28,9 @@ def views_of(checkout: Path, count: int, side: int, size: int, strength: float, 
     """Two views of `count` images in `checkout`; it returns its seconds."""
     if checkout != HERE:
         sys.path.insert(0, str(checkout / "src"))
-    from views import photograph_cuts  # it imports kindred, which may be the older one only now
+    from views import photograph_cuts, simclr_views  # they import kindred, which may be the older one only now
 
-    from kindred.data.images.views import MultiView, View
-
-    jitter = dict(
-        zip(("brightness", "contrast", "saturation", "hue"), [0.8 * strength] * 3 + [0.2 * strength], strict=True)
-    )
-    view = View(size=size, jitter=0.8, gray=0.2, blur=blur, **jitter)
-    views, images, index = MultiView([view, view], seed=0), photograph_cuts(count, side), torch.arange(count)
+    views, images, index = simclr_views(size, strength, blur), photograph_cuts(count, side), torch.arange(count)
 
     def work() -> float:
         start = time.process_time()

@@ -49,23 +49,34 @@ def photograph_cuts(count: int, side: int) -> Tensor:
     return torch.stack(cuts)
 
 
+def jitter_of(strength: float) -> list[float]:
+    """Brightness, contrast, saturation and hue of SimCLR's jitter."""
+    return [0.8 * strength] * 3 + [0.2 * strength]
+
+
+def simclr_views(size: int, strength: float, blur: float) -> MultiView:
+    """Kindred's two views by SimCLR's recipe."""
+    brightness, contrast, saturation, hue = jitter_of(strength)
+    view = View(
+        size=size,
+        jitter=0.8,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=hue,
+        gray=0.2,
+        blur=blur,
+    )
+    return MultiView([view, view], seed=0)
+
+
 def contestants(images: Tensor, size: int, strength: float, blur: float, share: int) -> dict[str, tuple[int, Callable]]:
     """name -> (number of views of one turn, the turn); per-image peers take every `share`-th image of the batch."""
     import kornia.augmentation as K
     from lightly.transforms import SimCLRTransform
 
-    jitter = [0.8 * strength] * 3 + [0.2 * strength]
-    view = View(
-        size=size,
-        jitter=0.8,
-        brightness=jitter[0],
-        contrast=jitter[1],
-        saturation=jitter[2],
-        hue=jitter[3],
-        gray=0.2,
-        blur=blur,
-    )
-    kindred = MultiView([view, view], seed=0)
+    jitter = jitter_of(strength)
+    kindred = simclr_views(size, strength, blur)
     index = torch.arange(len(images))
 
     lightly = SimCLRTransform(input_size=size, cj_strength=strength, gaussian_blur=blur, normalize=None)

@@ -181,8 +181,11 @@ class ImageFolder:
 
     @property
     def _decoded(self) -> DecodedImages:
-        less = "data.image_size to a smaller number, or data.source.stream=true"
-        less = "or data.source.pack to a smaller number or null" if self.pack else less
+        less = (
+            "or data.source.pack to a smaller number or null"
+            if self.pack
+            else "data.image_size to a smaller number, or data.source.stream=true"
+        )
         size = None if self.stream else self.stored_size
         return DecodedImages(self.cache_dir, self.reading, size, self.on_bad_image == "error", less)
 

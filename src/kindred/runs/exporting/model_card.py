@@ -180,7 +180,7 @@ def _results(run: Run, weights: Mapping[str, Any], summary: Mapping[str, float])
         result = json.loads(path.read_text())
         if result.get("checkpoint", weights["checkpoint"]) == weights["checkpoint"]:
             on = result.get("judged_on", "test")
-            count = result.get(f"{on}_examples") or result[f"{on}_images"]  # or as before
+            count = result.get(f"{on}_examples") or result[f"{on}_images"]  # as they were called
             where = f"{count} {on} examples of {result['data']}"
             where += " (there is no test split, and the training was monitored on these)" if on == "val" else ""
             changed = (
