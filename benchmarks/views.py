@@ -28,7 +28,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
-from kindred.data.images.views import MultiView, View
+from kindred.data.images.views.multi_view import MultiView
+from kindred.data.images.views.view import View
 
 PACKAGES = ("torch", "torchvision", "lightly", "kornia", "pillow")
 

@@ -14,17 +14,18 @@ from waits import Waits
 from kindred import losses
 from kindred.callbacks.guard import Guard
 from kindred.callbacks.train_metrics import TrainMetrics
-from kindred.data.images import operations
 from kindred.data.images.datamodule import ImageDataModule
-from kindred.data.images.views import MultiView, View
+from kindred.data.images.views import operations
+from kindred.data.images.views.multi_view import MultiView
+from kindred.data.images.views.view import View
 from kindred.data.loading import Batch
 from kindred.encoders.convnet import ConvNet
 from kindred.encoders.patches import Patches
 from kindred.models.cpc import CPC
 from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
-from kindred.models.neighbours import Oracle, Soft, TopK
 from kindred.models.nnclr import NNCLR
+from kindred.models.parts.neighbours import Oracle, Soft, TopK
 from kindred.models.simclr import SimCLR
 from kindred.models.simclrv2 import SimCLRv2
 from kindred.models.supcon import SupCon

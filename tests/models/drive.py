@@ -14,8 +14,8 @@ from kindred.models.cpc import CPC
 from kindred.models.distilled import Distilled
 from kindred.models.finetuned import FineTuned
 from kindred.models.instdisc import InstDisc
-from kindred.models.momentum import momentum_copy
 from kindred.models.nnclr import NNCLR
+from kindred.models.parts.momentum import momentum_copy
 from kindred.models.simclr import SimCLR
 from kindred.models.simclrv2 import SimCLRv2
 

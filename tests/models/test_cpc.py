@@ -11,8 +11,8 @@ from torch import nn
 
 from kindred.config import ConfigError
 from kindred.encoders.windows import latents_of
-from kindred.models.contexts import CONTEXTS
 from kindred.models.cpc import CPC
+from kindred.models.parts.contexts import CONTEXTS
 
 OPTIMISER = partial(torch.optim.SGD, lr=0.1)
 

@@ -16,8 +16,8 @@ from kindred.models.distilled import Distilled
 from kindred.models.finetuned import FineTuned
 from kindred.models.instdisc import InstDisc
 from kindred.models.mocov2 import MoCoV2
-from kindred.models.neighbours import Oracle, Soft, TopK
 from kindred.models.nnclr import NNCLR
+from kindred.models.parts.neighbours import Oracle, Soft, TopK
 from kindred.models.simclr import SimCLR
 from kindred.models.simclrv2 import SimCLRv2
 from kindred.models.supcon import SupCon

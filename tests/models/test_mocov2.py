@@ -16,10 +16,10 @@ from torch.nn.functional import cross_entropy, normalize
 from kindred.data.loading import ViewBatch
 from kindred.data.order import permutation
 from kindred.distributed import rank, world_size
-from kindred.models import key_splits
-from kindred.models.key_splits import encode_in_splits
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR
+from kindred.models.parts import key_splits
+from kindred.models.parts.key_splits import encode_in_splits
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
 from kindred.optimisers.parameter_groups import parameter_groups

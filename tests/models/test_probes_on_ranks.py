@@ -10,11 +10,11 @@ from lightning.pytorch.loggers import Logger
 from ranks import run_ranks
 from torch import nn
 
-from kindred.callbacks.feature_store import FeatureStore
-from kindred.callbacks.geometry import GeometryCallback
-from kindred.callbacks.knn import KNNCallback
-from kindred.callbacks.label_free import LabelFreeCallback
-from kindred.callbacks.linear_probe import LinearProbeCallback
+from kindred.callbacks.judges.feature_store import FeatureStore
+from kindred.callbacks.judges.geometry import GeometryCallback
+from kindred.callbacks.judges.knn import KNNCallback
+from kindred.callbacks.judges.label_free import LabelFreeCallback
+from kindred.callbacks.judges.linear_probe import LinearProbeCallback
 from kindred.config import compose
 from kindred.distributed import rank, world_size
 from kindred.evaluation.geometry import tolerance

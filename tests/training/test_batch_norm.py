@@ -13,7 +13,7 @@ from torch import nn
 
 from kindred.data.datamodule import DataModule
 from kindred.distributed import rank, world_size
-from kindred.models.key_splits import make_local
+from kindred.models.parts.key_splits import make_local
 from kindred.runs import train
 from kindred.runs.reading.weights import read_checkpoint
 from kindred.tracking.metrics_csv import read_metrics

@@ -6,7 +6,7 @@ import torch
 from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from kindred.callbacks.feature_store import feature_store
+from kindred.callbacks.judges.feature_store import feature_store
 from kindred.data.loading import ViewBatch
 from kindred.errors import KindredError
 from kindred.models.contrastive import ContrastiveModule

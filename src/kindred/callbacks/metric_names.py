@@ -11,7 +11,7 @@ from kindred.data.folders.layout import may_be_judged
 TOP = ("top1", "top5")
 GEOMETRY = ("uniformity", "tolerance", "effective_rank")
 OF_VIEWS = ("lidar", "alignment", "info_nce")
-KNN = "kindred.callbacks.knn.KNNCallback"
+KNN = "kindred.callbacks.judges.knn.KNNCallback"
 # Class -> the names that it records; `split` stands for what the run is judged on, val or test.
 CALLBACKS = {
     "kindred.callbacks.train_metrics.TrainMetrics": (
@@ -24,17 +24,17 @@ CALLBACKS = {
         )
         for callback, probe in (("knn.KNNCallback", "knn"), ("linear_probe.LinearProbeCallback", "linear"))
     },
-    "kindred.callbacks.geometry.GeometryCallback": (
+    "kindred.callbacks.judges.geometry.GeometryCallback": (
         *("train/alignment", "train/projector_alignment"),
         *(f"split/{of}{name}" for of in ("", "projector_") for name in GEOMETRY),
     ),
-    "kindred.callbacks.label_free.LabelFreeCallback": tuple(
+    "kindred.callbacks.judges.label_free.LabelFreeCallback": tuple(
         f"split/{of}{name}" for of in ("", "projector_") for name in ("rankme", "alpha_req", *OF_VIEWS)
     ),
     "kindred.callbacks.hardness.HardnessCallback": ("train/penalty_entropy", "train/effective_negatives"),
-    "kindred.callbacks.classifier.ClassifierCallback": tuple(f"split/classifier_{top}" for top in TOP),
-    "kindred.callbacks.feature_store.FeatureStore": (),
-    "kindred.callbacks.figures.Figures": (),
+    "kindred.callbacks.judges.classifier.ClassifierCallback": tuple(f"split/classifier_{top}" for top in TOP),
+    "kindred.callbacks.judges.feature_store.FeatureStore": (),
+    "kindred.callbacks.judges.figures.Figures": (),
     "kindred.callbacks.guard.Guard": (),
     "kindred.callbacks.progress.Progress": (),
     "kindred.training.checkpoints.Checkpoints": (),
@@ -52,7 +52,7 @@ METHODS = {
     "kindred.models.supcon.SupCon": (),
 }
 BASE_LINES = {
-    "kindred.data.images.views.MultiView": "pixels",
+    "kindred.data.images.views.multi_view.MultiView": "pixels",
     "kindred.data.sequences.views.SequenceViews": "spectrum",
     "kindred.data.text.views.TextViews": "tfidf",
 }

@@ -16,7 +16,7 @@ from kindred.data.loading import ViewBatch
 from kindred.distributed import world_size
 from kindred.errors import ConfigError
 from kindred.losses.choice import INFO_NCE, WITHOUT_TEMPERATURE
-from kindred.models.chunks import in_parts
+from kindred.models.parts.chunks import in_parts
 from kindred.optimisers.parameter_groups import parameter_groups
 from kindred.optimisers.schedules import warmup_cosine
 from kindred.optimisers.together import Together
@@ -34,8 +34,8 @@ class ContrastiveModule(lightning.LightningModule):
         temperature: tau > 0, what similarities are divided by, or what gives it (`kindred.temperature`).
         warmup_epochs: epochs of linear warm-up before the cosine, cut to the run's length.
         loss: what contrasts kin with the rest (`kindred.losses.choose`).
-        chunks: parts in which a batch that does not fit into memory is encoded (`kindred.models.chunks`); the loss is still
-            over all of it. Each part is encoded twice, and batch-normalised by itself.
+        chunks: parts in which a batch that does not fit into memory is encoded (`kindred.models.parts.chunks`); the loss is
+            still over all of it. Each part is encoded twice, and batch-normalised by itself.
     """
 
     min_views = 2  # of each example

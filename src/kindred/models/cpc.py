@@ -17,9 +17,9 @@ from kindred.encoders.windows import WindowEncoder, latents_of
 from kindred.errors import ConfigError
 from kindred.evaluation.information import info_nce_bound
 from kindred.losses.windows import Negatives, candidate_count, first_of, share_first, window_scores
-from kindred.models.chunks import in_parts
-from kindred.models.contexts import CONTEXTS
 from kindred.models.contrastive import ContrastiveModule
+from kindred.models.parts.chunks import in_parts
+from kindred.models.parts.contexts import CONTEXTS
 from kindred.sphere import raise_precision
 from kindred.temperature import Temperature
 from kindred.values import Count, NotNegative, Positive

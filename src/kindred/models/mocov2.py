@@ -18,8 +18,8 @@ from kindred.errors import ConfigError
 from kindred.losses import BY_QUEUE, choose
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule
-from kindred.models.key_splits import encode_in_splits, make_local
-from kindred.models.momentum import follow, momentum_copy
+from kindred.models.parts.key_splits import encode_in_splits, make_local
+from kindred.models.parts.momentum import follow, momentum_copy
 from kindred.temperature import Temperature
 from kindred.values import Count, NotNegative, Positive, Share, Whole
 

@@ -17,8 +17,8 @@ from kindred.errors import ConfigError
 from kindred.losses import BY_NEIGHBOUR, choose, image_contrast
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import ContrastiveModule, large_views
-from kindred.models.momentum import follow, momentum_copy
-from kindred.models.neighbours import Nearest, Oracle, Soft, TopK
+from kindred.models.parts.momentum import follow, momentum_copy
+from kindred.models.parts.neighbours import Nearest, Oracle, Soft, TopK
 from kindred.temperature import Temperature
 from kindred.values import Count, NotNegative, Positive, Share
 
@@ -34,7 +34,7 @@ class NNCLR(ContrastiveModule):
         hidden_dim, projection_dim: the projector's widths; three linear layers with BN (section 3.2).
         predictor_dim: the hidden width of the predictor.
         queue_size: embeddings of past first views among which neighbours are sought.
-        neighbours: who they are (`kindred.models.neighbours`); None: the nearest.
+        neighbours: who they are (`kindred.models.parts.neighbours`); None: the nearest.
         momentum: m of a slowly moving copy of encoder and projector, which gives the support set and what its neighbours
             are sought of, as MoCo's gives keys; None: there is none.
     """

@@ -16,7 +16,7 @@ from kindred.distributed import world_size
 from kindred.losses import contrast_images
 from kindred.memory import FeatureQueue
 from kindred.models.contrastive import large_views
-from kindred.models.momentum import follow, momentum_copy
+from kindred.models.parts.momentum import follow, momentum_copy
 from kindred.models.simclr import SimCLR
 from kindred.temperature import Temperature
 from kindred.values import Count, NotNegative, Positive, Share

@@ -16,7 +16,7 @@ class SyncBatchNorm(_BatchNorm):
     """A layer that normalises with the global batch's statistics, whose gradient reaches every rank.
 
     As torch's, which is for GPUs only: ranks must hold as many values of each channel as one another, an evaluation is
-    each rank's own, and so is everything once there is a `process_group` (`kindred.models.key_splits.make_local`).
+    each rank's own, and so is everything once there is a `process_group` (`kindred.models.parts.key_splits.make_local`).
     """
 
     before: type[_BatchNorm]  # what the layer is when it does not train

@@ -69,7 +69,7 @@ def evaluate(
     """
     import torch
 
-    from kindred.callbacks.feature_store import INPUT_BANK
+    from kindred.callbacks.judges.feature_store import INPUT_BANK
     from kindred.evaluation.accuracy import confusion_matrix, top_k_accuracies
     from kindred.evaluation.judge import judge
     from kindred.runs.judging.features import cut, encode, judged_on

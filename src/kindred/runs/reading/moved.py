@@ -4,6 +4,18 @@ from typing import Any
 
 MOVED = {
     "kindred.callbacks.checkpoints.Checkpoints": "kindred.training.checkpoints.Checkpoints",
+    **{
+        f"kindred.callbacks.{name}": f"kindred.callbacks.judges.{name}"
+        for name in (
+            "classifier.ClassifierCallback",
+            "feature_store.FeatureStore",
+            "figures.Figures",
+            "geometry.GeometryCallback",
+            "knn.KNNCallback",
+            "label_free.LabelFreeCallback",
+            "linear_probe.LinearProbeCallback",
+        )
+    },
     "kindred.callbacks.step_seed.StepSeed": "kindred.training.step_seed.StepSeed",
     "kindred.data.datamodule.MultiViewDataModule": "kindred.data.images.datamodule.ImageDataModule",
     "kindred.data.imagefolder.ImageFolder": "kindred.data.images.folder.ImageFolder",
@@ -13,17 +25,24 @@ MOVED = {
         f"kindred.data.torchvision_sources.{name}": f"kindred.data.images.torchvision_sources.{name}"
         for name in ("CIFAR10", "CIFAR100", "FashionMNIST", "MNIST", "STL10", "SVHN")
     },
-    "kindred.data.views.MultiView": "kindred.data.images.views.MultiView",
-    "kindred.data.views.View": "kindred.data.images.views.View",
+    **{
+        f"kindred.{place}.views.{name}": f"kindred.data.images.views.{now}.{name}"
+        for place in ("data", "data.images")
+        for name, now in (("MultiView", "multi_view"), ("View", "view"))
+    },
     "kindred.lars.LARS": "kindred.optimisers.lars.LARS",
     "kindred.models.encoders.ConvNet": "kindred.encoders.convnet.ConvNet",
     "kindred.models.encoders.resnet": "kindred.encoders.resnet.resnet",
+    **{
+        f"kindred.models.neighbours.{name}": f"kindred.models.parts.neighbours.{name}"
+        for name in ("Nearest", "Oracle", "Soft", "TopK")
+    },
     "kindred.trainer.Trainer": "kindred.training.trainer.Trainer",
     "kindred.wandb_logger.WandbLogger": "kindred.tracking.wandb_logger.WandbLogger",
 }
 
 # The probe that learned online had them; its successor is fitted to convergence.
-GONE = {"kindred.callbacks.linear_probe.LinearProbeCallback": {"lr", "bank_epochs", "bank_batch"}}
+GONE = {"kindred.callbacks.judges.linear_probe.LinearProbeCallback": {"lr", "bank_epochs", "bank_batch"}}
 
 
 def present_form(node: Any) -> Any:

@@ -47,19 +47,19 @@ TRUSTED = {
     "model.optimizer": OPTIMISERS,
     "model.teacher": ENCODERS,
     "model.neighbours": frozenset(
-        f"kindred.models.neighbours.{name}" for name in ("Nearest", "TopK", "Soft", "Oracle")
+        f"kindred.models.parts.neighbours.{name}" for name in ("Nearest", "TopK", "Soft", "Oracle")
     ),
     "model.temperature": frozenset({"kindred.temperature.Cosine", "kindred.temperature.Learnable"}),
     "views": frozenset(
         {
-            "kindred.data.images.views.MultiView",
+            "kindred.data.images.views.multi_view.MultiView",
             "kindred.data.sequences.views.SequenceViews",
             "kindred.data.text.views.TextViews",
         }
     ),
     "views.views.*": frozenset(
         {
-            "kindred.data.images.views.View",
+            "kindred.data.images.views.view.View",
             "kindred.data.sequences.views.SequenceView",
             "kindred.data.text.views.TextView",
         }
@@ -87,23 +87,23 @@ TRUSTED = {
     "trainer.profiler": frozenset({"lightning.pytorch.profilers.PyTorchProfiler"}),
     "callbacks.*": frozenset(
         {
-            "kindred.callbacks.classifier.ClassifierCallback",
-            "kindred.callbacks.feature_store.FeatureStore",
-            "kindred.callbacks.figures.Figures",
-            "kindred.callbacks.geometry.GeometryCallback",
+            "kindred.callbacks.judges.classifier.ClassifierCallback",
+            "kindred.callbacks.judges.feature_store.FeatureStore",
+            "kindred.callbacks.judges.figures.Figures",
+            "kindred.callbacks.judges.geometry.GeometryCallback",
             "kindred.callbacks.guard.Guard",
             "kindred.callbacks.hardness.HardnessCallback",
-            "kindred.callbacks.knn.KNNCallback",
-            "kindred.callbacks.label_free.LabelFreeCallback",
-            "kindred.callbacks.linear_probe.LinearProbeCallback",
+            "kindred.callbacks.judges.knn.KNNCallback",
+            "kindred.callbacks.judges.label_free.LabelFreeCallback",
+            "kindred.callbacks.judges.linear_probe.LinearProbeCallback",
             "kindred.callbacks.progress.Progress",
             "kindred.callbacks.train_metrics.TrainMetrics",
             "kindred.training.checkpoints.Checkpoints",
             "kindred.training.step_seed.StepSeed",
         }
     ),
-    "callbacks.*.views": frozenset({"kindred.data.images.views.MultiView"}),
-    "callbacks.*.views.views.*": frozenset({"kindred.data.images.views.View"}),
+    "callbacks.*.views": frozenset({"kindred.data.images.views.multi_view.MultiView"}),
+    "callbacks.*.views.views.*": frozenset({"kindred.data.images.views.view.View"}),
     "logger.*": frozenset({"kindred.tracking.wandb_logger.WandbLogger"}),
 }
 PARTS = tuple(dict.fromkeys(place.partition(".")[0] for place in TRUSTED))  # keys of a configuration that are built

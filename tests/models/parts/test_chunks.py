@@ -18,9 +18,9 @@ from torch import nn
 
 from kindred.distributed import world_size
 from kindred.errors import ConfigError
-from kindred.models.chunks import in_parts
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR
+from kindred.models.parts.chunks import in_parts
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon
 from kindred.temperature import Learnable
@@ -265,7 +265,7 @@ def test_a_run_in_parts_killed_and_resumed_ends_as_if_never_stopped(name, tmp_pa
 COMPILED = """
 import torch
 from torch import nn
-from kindred.models.chunks import in_parts
+from kindred.models.parts.chunks import in_parts
 
 network = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5)).double()
 inputs = torch.randn(1, 64, 4, dtype=torch.float64, requires_grad=True)

@@ -8,8 +8,8 @@ import torch
 from clouds import clouds
 from lightning.pytorch.loggers import Logger
 
-from kindred.callbacks.feature_store import BANK, QUERY, FeatureStore
-from kindred.callbacks.linear_probe import LinearProbeCallback
+from kindred.callbacks.judges.feature_store import BANK, QUERY, FeatureStore
+from kindred.callbacks.judges.linear_probe import LinearProbeCallback
 from kindred.data.loading import ViewBatch
 from kindred.evaluation.linear import PENALTIES, LinearProbe, probe_bank
 from kindred.evaluation.logistic import Linear, leading_axes

@@ -6,7 +6,7 @@ import torch
 from annotated_types import Ge
 from lightning import Callback
 
-from kindred.callbacks.feature_store import feature_store
+from kindred.callbacks.judges.feature_store import feature_store
 from kindred.callbacks.record import due, record
 from kindred.data.loading import ViewBatch
 from kindred.evaluation.geometry import alignment, effective_rank, tolerance, uniformity

@@ -12,8 +12,8 @@ from kindred import memory
 from kindred.config import ConfigError, check, compose
 from kindred.losses import image_contrast
 from kindred.memory import FeatureQueue
-from kindred.models.neighbours import Nearest, Oracle, Soft, TopK
 from kindred.models.nnclr import NNCLR, matching_share
+from kindred.models.parts.neighbours import Nearest, Oracle, Soft, TopK
 from kindred.runs.run import build_module
 
 LABELS = torch.tensor([0, 2, 1, -1, 4, 1])

@@ -14,9 +14,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from kindred.data.images import colour
-from kindred.data.images.resample import CROP_TRIES, box_taps, resample_affine, resample_taps
-from kindred.data.images.view import View
+from kindred.data.images.views import colour
+from kindred.data.images.views.resample import CROP_TRIES, box_taps, resample_affine, resample_taps
+from kindred.data.images.views.view import View
 
 CHUNK_VALUES = (
     1 << 17

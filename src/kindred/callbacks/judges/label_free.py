@@ -8,7 +8,7 @@ from annotated_types import Ge
 from lightning import Callback
 from torch import Tensor
 
-from kindred.callbacks.feature_store import Features, feature_store
+from kindred.callbacks.judges.feature_store import Features, feature_store
 from kindred.callbacks.record import record
 from kindred.data.loading import Subset
 from kindred.data.views import Views

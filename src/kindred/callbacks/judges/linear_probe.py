@@ -6,7 +6,7 @@ from typing import Any
 from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
-from kindred.callbacks.feature_store import Features, feature_store
+from kindred.callbacks.judges.feature_store import Features, feature_store
 from kindred.callbacks.record import record
 from kindred.distributed import sum_over_ranks
 from kindred.evaluation.accuracy import top_k_accuracies

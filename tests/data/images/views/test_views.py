@@ -16,10 +16,11 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from kindred.data.counter import uniforms
-from kindred.data.images import colour
-from kindred.data.images.operations import Draw
-from kindred.data.images.resample import CROP_TRIES, cos_sin, exp, random_boxes, resample, resample_affine
-from kindred.data.images.views import MultiView, View
+from kindred.data.images.views import colour
+from kindred.data.images.views.multi_view import MultiView
+from kindred.data.images.views.operations import Draw
+from kindred.data.images.views.resample import CROP_TRIES, cos_sin, exp, random_boxes, resample, resample_affine
+from kindred.data.images.views.view import View
 
 LEVEL = 1 / 255
 EVERYTHING = View(
@@ -380,7 +381,7 @@ def test_chunks_leave_no_trace(monkeypatch):
     images, index = random_images(10, 3, 32, 32), torch.arange(10)
     expected = views(images, index, 0)[0]
     for values in (1, 7000, 1 << 30):
-        monkeypatch.setattr("kindred.data.images.operations.CHUNK_VALUES", values)
+        monkeypatch.setattr("kindred.data.images.views.operations.CHUNK_VALUES", values)
         assert torch.equal(views(images, index, 0)[0], expected)
 
 
@@ -530,7 +531,7 @@ def one_at_a_time(images, view, index, order):
 @pytest.mark.parametrize("order", ["random", "fixed"])
 @pytest.mark.parametrize("without", [None, "saturation"])
 def test_colours_come_in_the_order_that_was_drawn(monkeypatch, order, gray_first, without, on_host):
-    monkeypatch.setattr("kindred.data.images.operations.on_host", lambda _: on_host)  # False: the way of a GPU
+    monkeypatch.setattr("kindred.data.images.views.operations.on_host", lambda _: on_host)  # False: the way of a GPU
     strengths = STRONG | ({without: 0.0} if without else {})
     view = View(crop_scale=None, flip=0.0, jitter_order=order, gray_first=gray_first, **strengths)
     images, index = photographs(16).repeat(5, 1, 1, 1), torch.arange(60) * 17

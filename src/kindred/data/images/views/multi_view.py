@@ -14,9 +14,9 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from kindred.data.counter import uniforms
 from kindred.data.images.normalisation import NormalizedEncoder
-from kindred.data.images.operations import Draw, apply_, chunks, colour_steps, sampling
-from kindred.data.images.resample import random_boxes, whole_boxes
-from kindred.data.images.view import View, needs_colours
+from kindred.data.images.views.operations import Draw, apply_, chunks, colour_steps, sampling
+from kindred.data.images.views.resample import random_boxes, whole_boxes
+from kindred.data.images.views.view import View, needs_colours
 from kindred.data.views import Views
 
 
@@ -43,7 +43,7 @@ class MultiView(Views):
         for view in self.views:
             if not isinstance(view, View):
                 raise TypeError(
-                    f"views holds {view!r} of type {type(view).__name__}; it must hold kindred.data.images.views.View"
+                    f"views holds {view!r} of type {type(view).__name__}; it must hold kindred.data.images.views.view.View"
                 )
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from kindred.data.images.resample import exp, weighted_rows
+from kindred.data.images.views.resample import exp, weighted_rows
 
 
 def _per_image(parameter: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from lightning import Callback
 
-from kindred.callbacks.feature_store import feature_store
+from kindred.callbacks.judges.feature_store import feature_store
 from kindred.callbacks.record import record
 from kindred.errors import ConfigError
 from kindred.evaluation.accuracy import top_k_accuracies

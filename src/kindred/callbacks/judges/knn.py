@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from lightning import Callback
 
-from kindred.callbacks.feature_store import Features, feature_store
+from kindred.callbacks.judges.feature_store import Features, feature_store
 from kindred.callbacks.record import record
 from kindred.errors import ConfigError
 from kindred.evaluation.accuracy import top_k_accuracies

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning import Callback
 
-from kindred.callbacks.feature_store import feature_store
+from kindred.callbacks.judges.feature_store import feature_store
 from kindred.data.datamodule import DataModule
 from kindred.data.loading import Subset
 from kindred.evaluation.knn import knn_search_sharded

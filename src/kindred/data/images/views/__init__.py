@@ -1,0 +1,1 @@
+"""The views of images: what each is drawn and computed as."""
