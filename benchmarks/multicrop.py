@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     # The views are of colours, and digits' small crops would be of 4x4.
     shape = [*TINY, "data.image_size=16", "data.channels=3"] if options.tiny else ["data=photos"]
     root = [f"data.source.root={HERE / 'data' / data}"]
+    head = ["method", "views", "ms a step", "times", "epochs", "processor s", *PROBES]
+    notes = f"{data}, val images, last epoch, n = {len(options.seeds)}, seeds {options.seeds}; steps on one thread"
     results: dict[str, Any] = {}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -86,10 +88,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 rows.append(f"| {' | '.join(row)} |")
                 print(rows[-1], flush=True)
             results[model] = {"milliseconds": steps, "ratio": ratio, "epochs": epochs, "runs": trained}
-    head = ["method", "views", "ms a step", "times", "epochs", "processor s", *PROBES]
-    markdown = "\n".join([f"| {' | '.join(head)} |", f"|---|---{'|---:' * (len(head) - 2)}|", *rows])
-    notes = f"{data}, val images, last epoch, n = {len(options.seeds)}, seeds {options.seeds}; steps on one thread"
-    save(options.output, "multicrop", markdown, results, ("torch", "lightning", "lightly"), notes)
+            markdown = "\n".join([f"| {' | '.join(head)} |", f"|---|---{'|---:' * (len(head) - 2)}|", *rows])
+            save(options.output, "multicrop", markdown, results, ("torch", "lightning", "lightly"), notes)
     return results
 
 

@@ -19,7 +19,7 @@ CALLBACKS = {
         *("train/temperature", "train/lr", "train/images_per_second", "seconds", "images_per_second"),
     ),
     **{
-        f"kindred.callbacks.{callback}": tuple(
+        f"kindred.callbacks.judges.{callback}": tuple(
             f"{on}/{probe}_{top}" for on in ("split", "untrained", "base_line") for top in TOP
         )
         for callback, probe in (("knn.KNNCallback", "knn"), ("linear_probe.LinearProbeCallback", "linear"))

@@ -15,6 +15,7 @@ from kindred.study.sweeps.sweep_file import SweepFile
 from kindred.study.sweeps.workers import Workers
 
 HEARTBEAT, GRACE = 60, 300  # seconds; a machine that has been silent for longer than the grace is taken for dead
+PATIENCE = 60  # seconds that SQLite waits for other processes; its 5 were too few for four workers on a busy machine
 
 
 class StoredTrials:
@@ -68,9 +69,11 @@ class StoredTrials:
 
     def _storage(self, url: str, attempts: int = 3) -> optuna.storages.RDBStorage:
         """The database, with Optuna's tables in it; workers that start together all try to make them, and one succeeds."""
+        patience = {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else None
         try:
             return optuna.storages.RDBStorage(
                 url,
+                engine_kwargs=patience,
                 heartbeat_interval=HEARTBEAT,
                 grace_period=GRACE,
                 heartbeat_stale_trial_callback=self._requeue,

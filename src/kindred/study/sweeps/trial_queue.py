@@ -78,7 +78,8 @@ class TrialQueue(StoredTrials):
                     self.study.tell(trial, state=TrialState.PRUNED)
                 continue
             if "run" not in trial.user_attrs:
-                trial.set_user_attr("run", run_of(trial))
+                with self.workers.alone():
+                    trial.set_user_attr("run", run_of(trial))
             if (self._run(trial) / "summary.json").exists():  # it ended, but the sweep did not live to see it
                 self._tell(trial, 0)
                 continue

@@ -634,7 +634,7 @@ def test_wrong_arguments_are_named():
     images, index = photographs(32), torch.arange(12)
     with pytest.raises(ValueError, match="at least one View"):
         MultiView([], 0)
-    with pytest.raises(TypeError, match=r"kindred\.data\.images\.views\.View"):
+    with pytest.raises(TypeError, match=r"kindred\.data\.images\.views\.view\.View"):
         MultiView([{"size": 32}], 0)
     with pytest.raises(TypeError, match="float32"):
         views(floats(images), index, 0)
