@@ -25,8 +25,7 @@ from torch.utils.data import default_collate
 from torchvision.datasets import ImageFolder as TorchvisionFolder
 
 from kindred.data.images.folder import ImageFolder
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Subset
 from kindred.data.source import ArrayExamples
 

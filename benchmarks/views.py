@@ -28,8 +28,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View
 
 PACKAGES = ("torch", "torchvision", "lightly", "kornia", "pillow")
 

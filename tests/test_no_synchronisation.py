@@ -15,9 +15,7 @@ from kindred import losses
 from kindred.callbacks.guard import Guard
 from kindred.callbacks.train_metrics import TrainMetrics
 from kindred.data.images.datamodule import ImageDataModule
-from kindred.data.images.views import operations
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View, operations
 from kindred.data.loading import Batch
 from kindred.encoders.convnet import ConvNet
 from kindred.encoders.patches import Patches

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.folder import ImageFolder
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View
 from kindred.data.loading import DealtBatches, GlobalBatches, Subset
 from kindred.data.order import permutation, stratified_order
 from kindred.data.source import ArrayExamples

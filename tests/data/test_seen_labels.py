@@ -107,8 +107,7 @@ class Bare:
 
 def bare(bank, **settings):
     from kindred.data.images.datamodule import ImageDataModule
-    from kindred.data.images.views.multi_view import MultiView
-    from kindred.data.images.views.view import View
+    from kindred.data.images.views import MultiView, View
 
     views = MultiView([View(size=4)], seed=0)
     made = ImageDataModule(Bare(bank), views, batch_size=2, image_size=4, channels=1, **settings)

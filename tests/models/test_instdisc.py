@@ -145,7 +145,7 @@ FRESH = [
     *("model=instdisc", "data.batch_size=83", "model.momentum=0", "model.optimizer.lr=0", "trainer.max_epochs=1"),
     *(
         "encoder._target_=rank_helpers.PlainConvNet",
-        "views.views=[{_target_: kindred.data.images.views.view.View, crop_scale: null, flip: 0}]",
+        "views.views=[{_target_: kindred.data.images.views.View, crop_scale: null, flip: 0}]",
     ),
     *("~callbacks.linear_probe", "~callbacks.figures", "model.hidden_dim=0"),
 ]

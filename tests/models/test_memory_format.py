@@ -10,8 +10,7 @@ from drive import small, train
 from torch import nn
 
 from kindred.config import build, compose
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View
 from kindred.encoders.convnet import ConvNet
 from kindred.models.mocov2 import MoCoV2
 from kindred.models.nnclr import NNCLR

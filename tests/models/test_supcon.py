@@ -8,8 +8,7 @@ from drive import random_batches, small, view_batch
 from pytorch_metric_learning.losses import SupConLoss
 
 from kindred.data.images.datamodule import ImageDataModule
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View
 from kindred.data.source import ArrayExamples
 from kindred.models.simclr import SimCLR
 from kindred.models.supcon import SupCon

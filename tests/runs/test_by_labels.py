@@ -33,7 +33,7 @@ def test_hydra_reads_every_text_as_it_was(value):
 
 
 def test_and_lists_and_parts_and_numbers():
-    value = [{"_target_": "kindred.data.images.views.view.View", "crop_scale": [0.2, 1.0], "size": None, "flip": 1e-05}]
+    value = [{"_target_": "kindred.data.images.views.View", "crop_scale": [0.2, 1.0], "size": None, "flip": 1e-05}]
     assert compose([f"views.views={quoted(value)}"]).views.views == value
 
 

@@ -52,7 +52,7 @@ METHODS = {
     "kindred.models.supcon.SupCon": (),
 }
 BASE_LINES = {
-    "kindred.data.images.views.multi_view.MultiView": "pixels",
+    "kindred.data.images.views.MultiView": "pixels",
     "kindred.data.sequences.views.SequenceViews": "spectrum",
     "kindred.data.text.views.TextViews": "tfidf",
 }

@@ -10,9 +10,7 @@ from kindred.losses.choice import BY_BANK, BY_GROUP, BY_NEIGHBOUR, BY_QUEUE, cho
 from kindred.losses.contrastive import group_contrast, info_nce
 from kindred.losses.family import (
     decoupled,
-    decoupled_info_nce,
     hard_contrastive,
-    hard_info_nce,
     hard_simple,
     margin,
     nce,
@@ -30,6 +28,7 @@ from kindred.losses.over_ranks import (
     nt_xent,
     sup_con,
 )
+from kindred.losses.queued import decoupled_info_nce, hard_info_nce
 
 __all__ = [
     "BY_BANK",

@@ -12,9 +12,7 @@ from kindred.errors import ConfigError
 from kindred.losses.contrastive import group_contrast, info_nce
 from kindred.losses.family import (
     decoupled,
-    decoupled_info_nce,
     hard_contrastive,
-    hard_info_nce,
     hard_simple,
     margin,
     nce,
@@ -23,6 +21,7 @@ from kindred.losses.family import (
     triplet,
 )
 from kindred.losses.noise import noise_contrast
+from kindred.losses.queued import decoupled_info_nce, hard_info_nce
 from kindred.losses.windows import first_of
 
 # Of anchors and candidates by group.

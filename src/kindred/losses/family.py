@@ -26,7 +26,7 @@ def supcon_in(anchors, candidates, anchor_groups, candidate_groups, self_columns
     The kin that are near already take the gradient from those that are far, which is why L_out is better (section 3.2.2).
     """
     similarities, kin, negatives = _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
-    logits = _over(similarities, temperature)
+    logits = over(similarities, temperature)
     count = kin.sum(dim=1).clamp(min=1).to(logits.dtype)
     losses = _log_sum_exp(logits, kin | negatives) - _log_sum_exp(logits, kin) + count.log()
     return _over_anchors(losses, kin)
@@ -62,7 +62,7 @@ def hard_simple(
         weight: lambda times the number of hard negatives.
     """
     similarities, kin, negatives = _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
-    hard = _hardest(similarities, negatives, alpha)
+    hard = hardest(similarities, negatives, alpha)
     return _over_anchors(weight * _mean(similarities, hard) - _mean(similarities, kin), kin)
 
 
@@ -75,8 +75,8 @@ def hard_contrastive(
         alpha: which share of an anchor's negatives is hard; the paper's 4,095 of 50,000. With 1 it is `group_contrast`.
     """
     similarities, kin, negatives = _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
-    logits = _over(similarities, temperature)
-    losses = _log_sum_exp(logits, kin | _hardest(similarities, negatives, alpha)) - _mean(logits, kin)
+    logits = over(similarities, temperature)
+    losses = _log_sum_exp(logits, kin | hardest(similarities, negatives, alpha)) - _mean(logits, kin)
     return _over_anchors(losses, kin)
 
 
@@ -86,7 +86,7 @@ def decoupled(anchors, candidates, anchor_groups, candidate_groups, self_columns
     In InfoNCE an easy positive takes the gradient from its negatives too; here it does not, so small batches suffice.
     """
     similarities, kin, negatives = _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
-    logits = _over(similarities, temperature)
+    logits = over(similarities, temperature)
     losses = _log_sum_exp(logits, negatives).where(negatives.any(dim=1), 0) - _mean(logits, kin)
     return _over_anchors(losses, kin)
 
@@ -174,43 +174,8 @@ def nce(
     """
     similarities, kin, negatives = _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
     noise = negatives.sum(dim=1, keepdim=True).clamp(min=1).to(similarities.dtype)
-    odds = _over(similarities, temperature) - log_partition - noise.log()
+    odds = over(similarities, temperature) - log_partition - noise.log()
     return _over_anchors(_mean(softplus(-odds), kin) + softplus(odds).where(negatives, 0).sum(dim=1), kin)
-
-
-def hard_info_nce(
-    queries: Tensor,
-    keys: Tensor,
-    negatives: Tensor,
-    temperature: float | Tensor,
-    alpha: float = 0.0819,
-    *,
-    unit_negatives: bool = False,
-) -> Tensor:
-    """`info_nce` with each query's hard negatives only (Wang & Liu 2021, arXiv:2012.09740).
-
-    Args:
-        queries, keys, negatives, temperature, unit_negatives: see `info_nce`.
-        alpha: which share of the negatives is hard; the paper's 4,095 of 50,000.
-    """
-    own, others = compare_with_queue(queries, keys, negatives, unit_negatives)
-    hard = _hardest(others, torch.ones_like(others, dtype=torch.bool), alpha)
-    others = _over(others, temperature).masked_fill(~hard, -torch.inf)
-    own = _over(own, temperature)
-    return over_queries(torch.cat([own[:, None], others], dim=1).logsumexp(dim=1) - own)
-
-
-def decoupled_info_nce(
-    queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float | Tensor, *, unit_negatives: bool = False
-) -> Tensor:
-    """`info_nce` with the positive left out of the denominator: DCL (Yeh et al. 2022, arXiv:2110.06848, eq. 6).
-
-    Args:
-        queries, keys, negatives, temperature, unit_negatives: see `info_nce`; with K = 0 the loss is 0 here too.
-    """
-    own, others = compare_with_queue(queries, keys, negatives, unit_negatives)
-    own, others = _over(own, temperature), _over(others, temperature)
-    return over_queries(others.logsumexp(dim=1) - own if len(negatives) else 0 * own)
 
 
 def _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns):
@@ -222,19 +187,12 @@ def _compare(anchors, candidates, anchor_groups, candidate_groups, self_columns)
     return similarities, kin, ~same
 
 
-def compare_with_queue(queries, keys, negatives, unit_negatives):
-    """Similarities of queries and keys [B], and of queries and negatives [B, K]."""
-    with torch.autocast(queries.device.type, enabled=False):
-        queries = unit(queries)
-        return (queries * unit(keys)).sum(dim=1), queries @ (negatives if unit_negatives else unit(negatives)).T
-
-
-def _over(similarities, temperature):
+def over(similarities, temperature):
     check_temperature(temperature)
     return similarities / temperature
 
 
-def _hardest(similarities, negatives, alpha):
+def hardest(similarities, negatives, alpha):
     """Of each row's negatives the share alpha that is most similar, rounded, at least one; of equals as many as are due."""
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be greater than 0 and at most 1, got {alpha}")
@@ -254,11 +212,6 @@ def _mean(values, mask):
 def _log_sum_exp(logits, mask):
     """Over each row's logits under the mask. A row without any is finite, so that it can be left out with its gradient."""
     return logits.masked_fill(~mask, torch.finfo(logits.dtype).min).logsumexp(dim=1)
-
-
-def over_queries(losses):
-    """The mean, 0 of none."""
-    return losses.sum() / max(1, len(losses))
 
 
 def _over_anchors(losses, kin):

@@ -5,8 +5,8 @@ import math
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from kindred.losses.family import compare_with_queue, over_queries
 from kindred.losses.partition import check_temperature
+from kindred.losses.queued import compare_with_queue, over_queries
 
 
 def noise_contrast(

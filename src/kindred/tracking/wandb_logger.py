@@ -17,7 +17,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from kindred.errors import ConfigError
-from kindred.tracking.wandb_process import STEP, write_run_name
+from kindred.tracking.wandb_session import STEP, write_run_name
 
 MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # of wandb.Settings
 WAIT = 10.0  # seconds that a training waits for W&B at its end; it waits nowhere else
@@ -41,7 +41,7 @@ class WandbProcess:
 
     Args:
         directory: the run directory.
-        settings: see `kindred.tracking.wandb_process.Session`.
+        settings: see `kindred.tracking.wandb_session.Session`.
         upload: seconds that the upload of large files may take after the end.
     """
 
@@ -59,7 +59,7 @@ class WandbProcess:
         self._write(start | {"seconds": 0.4 * WAIT, "upload": upload})  # to connect, and again to upload
 
     def send(self, method: str, *arguments: Any) -> None:
-        """Have a method of `kindred.tracking.wandb_process.Session` called."""
+        """Have a method of `kindred.tracking.wandb_session.Session` called."""
         self._write((method, *arguments))
 
     def _write(self, message: Any) -> None:

@@ -15,8 +15,7 @@ from kindred.data.images.datamodule import ImageDataModule
 from kindred.data.images.files import ImageFiles
 from kindred.data.images.folder import ImageFolder
 from kindred.data.images.formats import decoding, parallel
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Subset
 from kindred.data.source import ArrayExamples
 

@@ -23,8 +23,7 @@ from kindred.data.images.folder import ImageFolder
 from kindred.data.images.huggingface import source as module
 from kindred.data.images.huggingface.rows import TableImages
 from kindred.data.images.huggingface.source import HuggingFace
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View
 from kindred.data.source import ArrayExamples
 from kindred.runs.reading.weights import read_checkpoint
 

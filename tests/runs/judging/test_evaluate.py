@@ -19,8 +19,7 @@ from torch.nn.functional import normalize
 import kindred
 from kindred.commands.evaluate import main
 from kindred.data.images.embedded import Digits
-from kindred.data.images.views.multi_view import MultiView
-from kindred.data.images.views.view import View
+from kindred.data.images.views import MultiView, View
 from kindred.data.loading import Subset
 from kindred.data.order import share_of_each_class
 from kindred.data.source import ArrayExamples, NoTestError

@@ -7,7 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from kindred.data.datamodule import DataModule
 from kindred.data.images.files import ImageFiles
-from kindred.data.images.views.multi_view import MultiView
+from kindred.data.images.views import MultiView
 from kindred.data.images.views.view import needs_colours
 from kindred.data.source import ArrayExamples, Source
 from kindred.errors import ConfigError

@@ -60,9 +60,10 @@ class DecodedImages:
 
     def _build(self, listing: Listing, folder: Path) -> None:
         count = len(listing.names)
-        images = (
-            None if self.size is None else self._laid_out(folder, (count, self.reading.channels, self.size, self.size))
-        )
+        images = None
+        if self.size is not None:
+            shape = (count, self.reading.channels, self.size, self.size)
+            images = lay_out(folder, self.place, shape, self.smaller)
         bad, several = decode_all(
             listing.folder, listing.names, images, self.size or 0, self.reading, self.stop_at_first
         )
@@ -82,16 +83,21 @@ class DecodedImages:
         (folder / "bad.json").write_text(json.dumps(reasons))
         say_several(listing, several)
 
-    def _laid_out(self, folder: Path, shape: tuple[int, int, int, int]) -> Path:
-        """images.npy of `shape`, still black."""
-        needed, free = math.prod(shape), shutil.disk_usage(folder).free
-        if needed > free:
-            raise UnwritableError(
-                f"data.source.cache_dir: {shape[0]} decoded images of {self.size} pixels need {needed / 1e9:.1f} GB "
-                f"and {self.place} has {free / 1e9:.1f} GB free; set data.source.cache_dir to a larger place, {self.smaller}"
-            )
-        np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
-        return folder / "images.npy"
+
+def lay_out(path: Path, place: Path, shape: tuple[int, ...], smaller: str) -> Path:
+    """images.npy in the folder `path`, of `shape` [N, C, H, W], still black.
+
+    Raises:
+        UnwritableError: `place`, where the caches are, has no room for it; `smaller` says what would need less.
+    """
+    needed, free = math.prod(shape), shutil.disk_usage(path).free
+    if needed > free:
+        raise UnwritableError(
+            f"data.source.cache_dir: {shape[0]} decoded images of {shape[-1]} pixels need {needed / 1e9:.1f} GB "
+            f"and {place} has {free / 1e9:.1f} GB free; set data.source.cache_dir to a larger place, {smaller}"
+        )
+    np.lib.format.open_memmap(path / "images.npy", "w+", np.uint8, shape)
+    return path / "images.npy"
 
 
 def say_several(listing: Listing, positions: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from kindred.data.images.formats.decoding import Picture, Reading, decode
-from kindred.data.images.views.multi_view import MultiView
+from kindred.data.images.views import MultiView
 from kindred.errors import ConfigError
 
 CHUNK = 16  # images held decoded at a time: photographs of many megapixels need memory, and boxes are drawn per chunk

@@ -25,11 +25,8 @@ MOVED = {
         f"kindred.data.torchvision_sources.{name}": f"kindred.data.images.torchvision_sources.{name}"
         for name in ("CIFAR10", "CIFAR100", "FashionMNIST", "MNIST", "STL10", "SVHN")
     },
-    **{
-        f"kindred.{place}.views.{name}": f"kindred.data.images.views.{now}.{name}"
-        for place in ("data", "data.images")
-        for name, now in (("MultiView", "multi_view"), ("View", "view"))
-    },
+    "kindred.data.views.MultiView": "kindred.data.images.views.MultiView",
+    "kindred.data.views.View": "kindred.data.images.views.View",
     "kindred.lars.LARS": "kindred.optimisers.lars.LARS",
     "kindred.models.encoders.ConvNet": "kindred.encoders.convnet.ConvNet",
     "kindred.models.encoders.resnet": "kindred.encoders.resnet.resnet",

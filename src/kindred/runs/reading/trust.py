@@ -52,14 +52,14 @@ TRUSTED = {
     "model.temperature": frozenset({"kindred.temperature.Cosine", "kindred.temperature.Learnable"}),
     "views": frozenset(
         {
-            "kindred.data.images.views.multi_view.MultiView",
+            "kindred.data.images.views.MultiView",
             "kindred.data.sequences.views.SequenceViews",
             "kindred.data.text.views.TextViews",
         }
     ),
     "views.views.*": frozenset(
         {
-            "kindred.data.images.views.view.View",
+            "kindred.data.images.views.View",
             "kindred.data.sequences.views.SequenceView",
             "kindred.data.text.views.TextView",
         }
@@ -102,8 +102,8 @@ TRUSTED = {
             "kindred.training.step_seed.StepSeed",
         }
     ),
-    "callbacks.*.views": frozenset({"kindred.data.images.views.multi_view.MultiView"}),
-    "callbacks.*.views.views.*": frozenset({"kindred.data.images.views.view.View"}),
+    "callbacks.*.views": frozenset({"kindred.data.images.views.MultiView"}),
+    "callbacks.*.views.views.*": frozenset({"kindred.data.images.views.View"}),
     "logger.*": frozenset({"kindred.tracking.wandb_logger.WandbLogger"}),
 }
 PARTS = tuple(dict.fromkeys(place.partition(".")[0] for place in TRUSTED))  # keys of a configuration that are built

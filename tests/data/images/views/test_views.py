@@ -16,8 +16,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from kindred.data.counter import uniforms
-from kindred.data.images.views import colour
-from kindred.data.images.views.multi_view import MultiView
+from kindred.data.images.views import MultiView, colour
 from kindred.data.images.views.operations import Draw
 from kindred.data.images.views.resample import CROP_TRIES, cos_sin, exp, random_boxes, resample, resample_affine
 from kindred.data.images.views.view import View
@@ -634,7 +633,7 @@ def test_wrong_arguments_are_named():
     images, index = photographs(32), torch.arange(12)
     with pytest.raises(ValueError, match="at least one View"):
         MultiView([], 0)
-    with pytest.raises(TypeError, match=r"kindred\.data\.images\.views\.view\.View"):
+    with pytest.raises(TypeError, match=r"kindred\.data\.images\.views\.View"):
         MultiView([{"size": 32}], 0)
     with pytest.raises(TypeError, match="float32"):
         views(floats(images), index, 0)

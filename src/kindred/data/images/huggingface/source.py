@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from kindred.data.cache import build_once, open_array
-from kindred.data.images.decoded import VERSION
+from kindred.data.images.decoded import VERSION, hint, lay_out
 from kindred.data.images.folder import IMAGENET_MEAN, IMAGENET_STD
 from kindred.data.images.formats.decoding import Reading
 from kindred.data.images.formats.parallel import keep_rows
@@ -22,7 +21,7 @@ from kindred.data.images.huggingface.rows import Chunks, Decoded, Rows, TableIma
 from kindred.data.images.huggingface.tables import Tables
 from kindred.data.inventory import Files, look_up
 from kindred.data.source import ArrayExamples, NoTestError
-from kindred.errors import ConfigError, UnwritableError
+from kindred.errors import ConfigError
 from kindred.values import Count
 
 SEVERAL = 16  # chunks that are worth starting processes
@@ -113,7 +112,7 @@ class HuggingFace:
             folder = self._cache(split)
             bad = {int(position): reason for position, reason in json.loads((folder / "bad.json").read_text()).items()}
             if bad and self.on_bad_image == "error":  # the cache was written by a run that skipped them
-                raise ConfigError(f"{next(iter(bad.values()))}{_hint(len(bad))}")
+                raise ConfigError(f"{next(iter(bad.values()))}{hint(len(bad))}")
             self._bad[split] = bad
             kept = np.delete(kept, list(bad))
             if not self.stream:
@@ -165,17 +164,12 @@ class HuggingFace:
         shape = (len(rows), self.channels, self.image_size, self.image_size)
         images, bad = None, {}
         if not self.stream:
-            if (needed := math.prod(shape)) > (free := shutil.disk_usage(folder).free):
-                raise UnwritableError(
-                    f"data.source.cache_dir: {shape[0]} decoded images of {self.image_size} pixels need {needed / 1e9:.1f} "
-                    f"GB and {self.cache_dir} has {free / 1e9:.1f} GB free; set data.source.cache_dir to a larger place, "
-                    "data.image_size to a smaller number, or data.source.stream=true"
-                )
-            images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
+            smaller = "data.image_size to a smaller number, or data.source.stream=true"
+            images = np.load(lay_out(folder, self.cache_dir, shape, smaller), mmap_mode="r+")
         for part in self._decoded(rows, None if self.stream else self.image_size):
             bad |= part.bad
             if bad and self.on_bad_image == "error":
-                raise ConfigError(f"{next(iter(bad.values()))}{_hint(1)}")
+                raise ConfigError(f"{next(iter(bad.values()))}{hint(1)}")
             if images is not None:
                 images[part.first : part.first + len(part.images)] = part.images
         if len(bad) == len(rows):
@@ -209,8 +203,3 @@ class HuggingFace:
 
 def _as_it_is(chunk: Any) -> Any:
     return chunk
-
-
-def _hint(bad: int) -> str:
-    others = f" (nor can {bad - 1} more)" if bad > 1 else ""
-    return f"{others}; remove it, or set data.source.on_bad_image=skip"

@@ -43,7 +43,7 @@ class MultiView(Views):
         for view in self.views:
             if not isinstance(view, View):
                 raise TypeError(
-                    f"views holds {view!r} of type {type(view).__name__}; it must hold kindred.data.images.views.view.View"
+                    f"views holds {view!r} of type {type(view).__name__}; it must hold kindred.data.images.views.View"
                 )
 
     def __len__(self) -> int:
