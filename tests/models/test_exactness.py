@@ -37,7 +37,11 @@ CASES = {
     "distilled, by labels too": (Distilled, {"temperature": 0.3, "alpha": 0.4}, {}),
     "instdisc": (InstDisc, {"noise_samples": 5}, {"views": 1}),
     "instdisc, full": (InstDisc, {"loss": "contrastive", "momentum": 0.9}, {"views": 1}),
-    "instdisc, two views": (InstDisc, {"temperature": 0.5, "proximal": 0.0, "noise_samples": 30}, {}),
+    "instdisc, two views": (
+        InstDisc,
+        {"temperature": 0.5, "proximal": 0.0, "noise_samples": 30, "partition_momentum": 0.9},
+        {},
+    ),
     "simclr": (SimCLR, {}, {}),
     "simclr, sharp": (SimCLR, {"temperature": 0.01}, {}),
     "simclr, three views": (SimCLR, {"temperature": 5.0}, {"views": 3}),

@@ -85,6 +85,17 @@ def test_z_is_estimated_in_the_first_step_and_stays():
     torch.testing.assert_close(module.log_partition, expected, rtol=0, atol=1e-12)
 
 
+def test_z_as_a_moving_average_is_of_all_steps():
+    module = small(InstDisc, noise_samples=7, partition_momentum=0.75)
+    batches, expected = random_batches(3, views=1), None
+    for step, (views, _) in enumerate(batches):
+        noise = module.bank.features[module.bank.sample(7, 0, step)]
+        now = torch.exp(embedded(module, views)[0] @ noise.T / 0.07).mean()  # Z / n
+        expected = now if expected is None else 0.75 * expected + 0.25 * now
+        train(module, batches, first=step, last=step + 1)
+        torch.testing.assert_close(module.log_partition, expected.log())
+
+
 def test_rows_move_after_backward_by_the_momentum_and_stay_on_the_sphere():
     module = small(InstDisc, momentum=0.3)
     views, labels = random_batches(1)[0]

@@ -33,6 +33,8 @@ class InstDisc(ContrastiveModule):
         noise_samples: m rows of the bank that NCE tells an anchor from, drawn once a step for all anchors.
         proximal: lambda of the squared distance between an anchor and its row (section 3.2); 30 in the paper.
         momentum: what is left of a row when its image is seen; 0.5 in the authors' code.
+        partition_momentum: what is left of NCE's Z in a step. 1 keeps the estimate of the first step, as the paper does; below,
+            Z follows what the bank has become (0.99: K. He in HobbitLong/CMC, issue 23).
         seed: of the bank's first rows and of the noise.
     """
 
@@ -50,6 +52,7 @@ class InstDisc(ContrastiveModule):
         noise_samples: Count = 4096,
         proximal: NotNegative = 30.0,
         momentum: Share = 0.5,
+        partition_momentum: Share = 1.0,
         seed: Whole = 0,
         loss: str = "nce",
         loss_options: dict | None = None,
@@ -65,6 +68,7 @@ class InstDisc(ContrastiveModule):
         self._ddp_params_and_buffers_to_ignore = ["bank.features", "bank.positions", "log_partition"]
         self.noise_samples = noise_samples
         self.proximal = proximal
+        self.partition_momentum = partition_momentum
         self.seed = seed
 
     def setup(self, stage: str) -> None:
@@ -78,8 +82,7 @@ class InstDisc(ContrastiveModule):
         rows = self.bank.features[own]
         if self.loss.func is noise_contrast:
             noise = self.bank.features[self.bank.sample(self.noise_samples, self.seed, self.global_step)]
-            if self.global_step == 0:
-                self.estimate_partition(anchors, noise)
+            self.estimate_partition(anchors, noise)
             partition = {"log_partition": self.log_partition, "unit_negatives": True}
             loss = self.loss(anchors, rows, noise, self.temperature, **partition)
         else:
@@ -91,11 +94,17 @@ class InstDisc(ContrastiveModule):
 
     @torch.no_grad()
     def estimate_partition(self, anchors: Tensor, noise: Tensor) -> None:
-        """Z = n E exp(v_j . f / tau) over the noise and the anchors of all ranks: once, in the first step (section 3.2)."""
+        """Z = n E exp(v_j . f / tau) over the noise and the anchors of all ranks, of the first step (section 3.2) and on."""
+        kept = self.partition_momentum if self.global_step else 0.0
+        if kept == 1:
+            return
         with torch.autocast(anchors.device.type, enabled=False):
             logits = (anchors @ noise.T) / self.temperature
         own = logits.logsumexp(dim=(0, 1)) - math.log(logits.numel())
-        self.log_partition.copy_(gather(own[None]).logsumexp(dim=0) - math.log(world_size()))
+        now = gather(own[None]).logsumexp(dim=0) - math.log(world_size())
+        if kept:
+            now = torch.logaddexp(self.log_partition + math.log(kept), now + math.log(1 - kept))
+        self.log_partition.copy_(now)
 
     def on_after_backward(self) -> None:
         # Only now: the loss has compared its anchors with the rows as they were.
