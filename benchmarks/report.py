@@ -33,6 +33,7 @@ class Row:
         sense: how a turn's two numbers become one value (SENSES).
         target: for the median of the values; None where none was set.
         note: what a reader must know to trust the number.
+        never: in a turn, which is not among the numbers, Kindred did not get there at all: no target is reached.
     """
 
     what: str
@@ -43,6 +44,7 @@ class Row:
     sense: str
     target: float | None = None
     note: str = ""
+    never: bool = False
 
     @property
     def values(self) -> list[float]:
@@ -53,6 +55,8 @@ class Row:
     @property
     def reached(self) -> bool | None:
         """Whether the median reaches the target; None where there is nothing to compare."""
+        if self.never and self.target is not None:
+            return False
         if self.target is None or not self.values:
             return None
         value, bound = statistics.median(self.values), SENSES[self.sense][1]
@@ -68,7 +72,7 @@ class Row:
             if self.values
             else []
         )
-        ratio = f"**{written[0]}** ({written[1]} to {written[2]})" if written else "no peer"
+        ratio = f"**{written[0]}** ({written[1]} to {written[2]})" if written else "never" if self.never else "no peer"
         target = "" if self.target is None else f"{bound} {form.format(self.target).lstrip('+')}"
         reached = {True: "yes", False: "NO", None: ""}[self.reached]
         note = f" ({self.note})" if self.note else ""

@@ -119,10 +119,25 @@ def test_minutes_to_an_accuracy_are_read_off_the_curve(load):
         assert script.minutes_to(points, "knn", accuracy) == (minutes and pytest.approx(minutes))
     slow = [{"seconds": 600.0, "knn": 0.55, "linear": 0.7}]
     ours = [{**point, "linear": point["knn"]} for point in points]
-    knn, linear = script.rows_of({"simclr": {"kindred": {"0": ours}, "plain": {"0": slow}}}, 2.5, 10)
+    curves = {"simclr": {"kindred": {"0": ours}, "plain": {"0": slow}}}
+    knn, common_knn, linear, common_linear = script.rows_of(curves, 2.5, 10)
     assert (knn.kindred, knn.peer, knn.reached) == ([pytest.approx(8.0)], [10.0], False)
-    assert linear.reached is None
+    assert (common_knn.kindred, common_knn.peer, common_knn.reached) == ([pytest.approx(8.0)], [10.0], None)
+    assert (linear.reached, linear.values, linear.cells()[5]) == (False, [], "never")
     assert linear.note == "never reached in seed 0: 0.600 of 0.700"
+    assert (common_linear.kindred, common_linear.peer) == ([9.0], [10.0])  # 0.6
+
+
+def test_a_target_that_is_reached_in_one_seed_alone_is_missed(load):
+    ours = {"0": [{"seconds": 60.0, "knn": 0.6, "linear": 0.6}], "1": [{"seconds": 60.0, "knn": 0.4, "linear": 0.6}]}
+    theirs = {seed: [{"seconds": 600.0, "knn": 0.5, "linear": 0.5}] for seed in "01"}
+    rows = load("time_to_accuracy").rows_of({"simclr": {"kindred": ours, "plain": theirs}}, 2.5, 10)
+    assert [(row.values, row.reached) for row in rows] == [
+        ([10.0], False),
+        ([10.0, 10.0], None),
+        ([10.0, 10.0], True),
+        ([10.0, 10.0], None),
+    ]
 
 
 @pytest.mark.parametrize(
