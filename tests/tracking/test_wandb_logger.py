@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 
+import lightly.models.modules  # noqa: F401  # with it timm, which imports wandb where it is installed
 import numpy as np
 import pytest
 from children import DIGITS, At, add_callback, in_child, kill_self, resume, start
