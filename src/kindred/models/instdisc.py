@@ -33,8 +33,8 @@ class InstDisc(ContrastiveModule):
         noise_samples: m rows of the bank that NCE tells an anchor from, drawn once a step for all anchors.
         proximal: lambda of the squared distance between an anchor and its row (section 3.2); 30 in the paper.
         momentum: what is left of a row when its image is seen; 0.5 in the authors' code.
-        partition_momentum: what is left of NCE's Z in a step. 1 keeps the first step's estimate, as the paper does; below 1 it
-            follows what the bank has become (0.99: K. He in HobbitLong/CMC, issue 23).
+        partition_momentum: what is left of NCE's Z in a step. 1 keeps the first step's estimate, as the paper does; below 1
+            it follows what the bank has become (0.99: K. He in HobbitLong/CMC, issue 23).
         seed: of the bank's first rows and of the noise.
     """
 
