@@ -37,6 +37,14 @@ def test_of_other_methods_and_callbacks(tmp_path, method, more):
     assert metric_names(compose([*DIGITS, *overrides])) == written(tmp_path / "run")
 
 
+def test_one_embedded_view_has_no_positive_pairs(tmp_path):
+    overrides = ["model=mocov2", "model.symmetric=false", "model.queue_size=256", "trainer.max_epochs=1"]
+    assert start(tmp_path / "run", overrides) == 0
+    pairs = {"train/positive_similarity", "train/alignment", "train/projector_alignment"}
+    assert metric_names(compose([*DIGITS, *overrides])) - written(tmp_path / "run") == pairs
+    assert "nan" not in (tmp_path / "run" / "metrics.csv").read_text()
+
+
 def test_a_class_of_ones_own_may_record_anything():
     assert metric_names(compose(["+callbacks.mine={_target_: my.Callback}"])) is None
     assert metric_names(compose(["model._target_=my.Method"])) is None

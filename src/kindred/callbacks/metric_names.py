@@ -72,7 +72,8 @@ def has_labels(config: DictConfig) -> bool:
 def metric_names(config: DictConfig) -> set[str] | None:
     """The names that summary.json may have after a run with `config`; None if a class of someone's own could add to them.
 
-    Of five classes or fewer there is no top-5 accuracy, of a large bank none of its base line, of one view no alignment.
+    Of five classes or fewer there is no top-5 accuracy, of a large bank none of its base line, of one view no
+    alignment and no similarity of positives.
     """
     callbacks = [node["_target_"] for node in config.callbacks.values() if node is not None]
     if not set(callbacks) <= CALLBACKS.keys() or config.model["_target_"] not in METHODS:

@@ -61,9 +61,9 @@ class TrainMetrics(Callback):
         self.lap_images += len(batch.labels) * trainer.world_size
         if due(trainer, batch_idx):
             logs = {f"train/{name}": trainer.strategy.reduce(value) for name, value in outputs["logs"].items()}
-            logs["train/positive_similarity"], logs["train/negative_similarity"] = pair_similarity(
-                outputs["projections"]
-            )
+            positive, logs["train/negative_similarity"] = pair_similarity(outputs["projections"])
+            if len(outputs["projections"]) > 1:
+                logs["train/positive_similarity"] = positive
             if "candidates" in outputs:
                 logs["train/information_bound"] = info_nce_bound(logs["train/loss"], outputs["candidates"])
             logs["train/temperature"] = outputs["temperature"]
