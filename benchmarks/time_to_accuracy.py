@@ -20,7 +20,9 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,28 +104,33 @@ def rows_of(curves: dict[str, dict[str, dict[str, list]]], target: float | None,
     """
     rows = []
     for method, of in curves.items():
-        for peer in (name for name in of if name != "kindred"):
-            for judged, title in JUDGES.items():
-                last, both, never = [], [], []
-                for seed in sorted(of[peer].keys() & of.get("kindred", {}).keys()):
-                    ours, theirs = of["kindred"][seed], of[peer][seed]
-                    if (found := minutes_to(ours, judged, theirs[-1][judged])) is None:
-                        never.append(f"seed {seed}: {ours[-1][judged]:.3f} of {theirs[-1][judged]:.3f}")
-                    else:
-                        last.append((found, theirs[-1]["seconds"] / 60))
-                    common = min(max(point[judged] for point in points) for points in (ours, theirs))
-                    both.append((minutes_to(ours, judged, common), minutes_to(theirs, judged, common)))
-                what = f"{method}, {images:,} CIFAR-10 images: minutes to"
-                note = f"never reached in {'; '.join(never)}" if never else ""
-                asked = [(f"{what} the peer's last {title} accuracy", last, target, note)]
-                asked.append((f"{what} the best {title} accuracy that both reach", both, None, ""))
-                for question, pairs, bound, said in asked:
-                    if pairs or said:
-                        own, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-                        rows.append(
-                            Row(question, NAMES[peer], "min", own, others, "times less", bound, said, bool(said))
-                        )
+        what, kindred = f"{method}, {images:,} CIFAR-10 images: minutes to", of.get("kindred", {})
+        for peer, judged in product((name for name in of if name != "kindred"), JUDGES):
+            if seeds := {seed: (kindred[seed], of[peer][seed]) for seed in sorted(of[peer].keys() & kindred.keys())}:
+                rows += compared(what, NAMES[peer], judged, seeds, target)
     return rows
+
+
+def compared(what: str, peer: str, judged: str, seeds: dict[str, tuple[list, list]], target: float | None) -> list[Row]:
+    """The two rows of one peer and judge, from Kindred's curve and the peer's in each seed."""
+    last, both, never = [], [], []
+    for seed, (ours, theirs) in seeds.items():
+        if (found := minutes_to(ours, judged, theirs[-1][judged])) is None:
+            never.append(f"seed {seed}: {ours[-1][judged]:.3f} of {theirs[-1][judged]:.3f}")
+        else:
+            last.append((found, theirs[-1]["seconds"] / 60))
+        common = min(max(point[judged] for point in points) for points in (ours, theirs))
+        both.append((minutes_to(ours, judged, common), minutes_to(theirs, judged, common)))
+
+    def row(question: str, pairs: list[tuple[float, float]], **more: Any) -> Row:
+        own, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        return Row(f"{what} {question}", peer, "min", own, others, "times less", **more)
+
+    title, note = JUDGES[judged], f"never reached in {'; '.join(never)}" if never else ""
+    return [
+        row(f"the peer's last {title} accuracy", last, target=target, note=note, never=bool(never)),
+        row(f"the best {title} accuracy that both reach", both),
+    ]
 
 
 def accuracies(curves: dict[str, dict[str, dict[str, list]]]) -> str:
