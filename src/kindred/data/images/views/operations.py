@@ -18,9 +18,8 @@ from kindred.data.images.views import colour
 from kindred.data.images.views.resample import CROP_TRIES, box_taps, resample_affine, resample_taps
 from kindred.data.images.views.view import View
 
-CHUNK_VALUES = (
-    1 << 17
-)  # pixels x channels that a CPU core takes at a time, so that what lies between stays in its cache
+# Pixels x channels that a CPU core takes at a time: what lies between stays in its caches, and the calls are few.
+CHUNK_VALUES = 3 << 17
 
 Operation = tuple[Callable[[Tensor, Tensor], Tensor], Tensor]  # an in-place operation and its parameter per image
 
