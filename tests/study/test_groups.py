@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from written_runs import write_run
 
+from kindred.errors import ConfigError
 from kindred.study.groups import find_runs, fold_seeds, is_outdated, numbers
 from kindred.study.settings import differing, flat_config, short_names
 
@@ -79,6 +80,16 @@ def test_runs_that_begin_with_other_seeds_of_one_pretraining_are_seeds(tmp_path)
         assert [group.count for group in groups] == ["2", "2"]
     (tmp_path / "first" / "0.1-0" / "config.yaml").unlink()  # what cannot be read any more stays by itself
     assert [group.count for group in fold_seeds(find_runs([tmp_path / "second"]))[1]] == ["1", "1", "2"]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_runs_that_begin_with_each_other_are_an_error(tmp_path, length):
+    names = [tmp_path / str(number) for number in range(length)]
+    for name, before in zip(names, [*names[1:], names[0]], strict=True):
+        write_run(name, overrides=["model=finetuned", "model.classes=16"], changes={"init_from": str(before)})
+    write_run(tmp_path / "after", changes={"init_from": str(names[0])})
+    with pytest.raises(ConfigError, match=r"[012]/config.yaml: what init_from names begins with this run itself"):
+        fold_seeds(find_runs([tmp_path / "after"]))
 
 
 def test_nothing_but_seeds_and_places_differs(tmp_path):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from kindred.errors import AbsentError, KindredError
+from kindred.errors import AbsentError, ConfigError, KindredError
 from kindred.runs.fingerprint import Record, same, short
 from kindred.runs.run import Run, load_run
 from kindred.study.settings import ABSENT, SEED, differing, exact, flat_config, is_number, natural_order
@@ -170,15 +170,30 @@ def _with_data(runs: Sequence[Run], configs: Sequence[dict[str, Any]]) -> list[d
     return told
 
 
-def _with_origins(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Copies of flat configs in which runs that begin with those of several seeds begin with the first of them."""
+def _with_origins(
+    configs: Sequence[dict[str, Any]], seen: frozenset[str] = frozenset(), steps: int = 1
+) -> list[dict[str, Any]]:
+    """Copies of flat configs in which runs that begin with those of several seeds begin with the first of them.
+
+    Args:
+        seen, steps: the origins met on the way here from the runs that are compared, and how many steps it took.
+
+    Raises:
+        ConfigError: runs that begin with each other.
+    """
     told = [dict(config) for config in configs]
     for key in ORIGINS:
         places = list(dict.fromkeys(config[key] for config in told if config.get(key)))
         found = {place: config for place in places if (config := _settings_at(place)) is not None}
+        met = seen | found.keys()
+        if found and steps > len(met):  # a way without a circle has no more steps than places
+            raise ConfigError(
+                f"{next(iter(found))}/config.yaml: what {key} names begins with this run itself: runs come round in a circle"
+            )
         known: dict[str, dict[str, Any]] = {}
         first: dict[str, str] = {}
-        for place, config in zip(found, _with_origins(list(found.values())) if found else [], strict=True):
+        theirs = _with_origins(list(found.values()), met, steps + 1) if found else []
+        for place, config in zip(found, theirs, strict=True):
             first[place] = next((other for other, its in known.items() if not differing([its, config])), place)
             known.setdefault(first[place], config)
         for config in told:
