@@ -5,8 +5,9 @@
 All get the folder of JPEG files, the convnet, a head of one hidden layer, the batch, SGD with a cosine and the same
 strength of augmentation; each brings its own reading, augmentation and loss. Kindred trains as `kindred train` does;
 lightly's recipes are those of its examples/pytorch_lightning/simclr.py and moco.py; the plain loop has torchvision's
-transforms, and the losses as SimCLR's and MoCo's authors' code writes them. Imports are inside the functions: each pays
-for its own.
+transforms, and the losses as SimCLR's and MoCo's authors' code writes them: so MoCo's queue is full of random vectors at
+first, but in `plain_empty`, where it holds the keys that there have been, as Kindred's. Imports are inside the functions:
+each pays for its own.
 """
 
 import json
@@ -15,6 +16,7 @@ import sys
 import time
 import warnings
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -142,7 +144,7 @@ def lightly(settings: dict, snapshots: Snapshots) -> None:
     Trainer(max_epochs=settings["epochs"], accelerator="cpu", devices=1, **quiet).fit(Recipe(), loader)
 
 
-def plain(settings: dict, snapshots: Snapshots) -> None:
+def plain(settings: dict, snapshots: Snapshots, empty: bool = False) -> None:
     from torchvision import transforms as T
     from torchvision.datasets import ImageFolder
 
@@ -158,6 +160,7 @@ def plain(settings: dict, snapshots: Snapshots) -> None:
     learner = Learner(method, settings["widths"], settings["hidden"])
     optimizer, scheduler = learner.optimiser(settings["lr"], settings["epochs"] * len(loader))
     queue, place = F.normalize(torch.randn(QUEUE, DIM)), 0
+    full = 0 if empty else QUEUE
     for epoch in range(settings["epochs"]):
         for (one, other), _ in loader:
             if method == "simclr":
@@ -166,7 +169,9 @@ def plain(settings: dict, snapshots: Snapshots) -> None:
                 loss = F.cross_entropy(logits, torch.arange(2 * batch).roll(batch))
             else:
                 query, key = F.normalize(learner(one)), F.normalize(learner.keys(other))
-                logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1) / tau
+                logits = (
+                    torch.cat([(query * key).sum(1, keepdim=True), query @ queue[: max(place, full)].T], dim=1) / tau
+                )
                 loss = F.cross_entropy(logits, torch.zeros(batch, dtype=torch.long))
             optimizer.zero_grad()
             loss.backward()
@@ -189,7 +194,8 @@ def main(text: str) -> None:
     warnings.filterwarnings("ignore")  # of libraries, about how they are used here
     os.chdir(Path(__file__).parent)
     snapshots = Snapshots(Path(settings["folder"]), settings["began"], settings["epochs"], settings["snapshots"])
-    {"kindred": kindred, "lightly": lightly, "plain": plain}[settings["contestant"]](settings, snapshots)
+    contestants = {"kindred": kindred, "lightly": lightly, "plain": plain, "plain_empty": partial(plain, empty=True)}
+    contestants[settings["contestant"]](settings, snapshots)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ def test_epochs_of_equal_time(load, ratio, epochs):
 @pytest.mark.timeout(900)
 def test_time_to_accuracy_goes_on_where_it_stopped_and_draws(load, tmp_path):
     script = load("time_to_accuracy")
-    given = ["--tiny", "--work", str(tmp_path / "work"), "--output", str(tmp_path)]
+    names = ("kindred", "lightly", "plain", "plain_empty")
+    given = ["--tiny", "--work", str(tmp_path / "work"), "--output", str(tmp_path), "--contestants", *names]
     assert script.main([*given, "--only", "simclr-kindred-0"]) == []
     (snapshot,) = (tmp_path / "work").glob("tiny/*/simclr-kindred-0/2.pt")
     written = snapshot.stat().st_mtime_ns
@@ -104,12 +105,18 @@ def test_time_to_accuracy_goes_on_where_it_stopped_and_draws(load, tmp_path):
     assert snapshot.stat().st_mtime_ns == written
     record = json.loads((tmp_path / "time_to_accuracy.json").read_text())
     for method in ("simclr", "mocov2"):
-        for name in ("kindred", "lightly", "plain"):
+        for name in names:
             (points,) = record["results"]["curves"][method][name].values()
             assert [point["epoch"] for point in points] == [1, 2]
             assert 0 < points[0]["seconds"] < points[1]["seconds"]
             assert all(0 <= point[judged] <= 1 for point in points for judged in ("knn", "linear"))
     assert (tmp_path / "time_to_accuracy.png").read_bytes()[1:4] == b"PNG"
+    for method, alike in (("simclr", True), ("mocov2", False)):  # the queue's start is all that differs
+        first, second = (
+            torch.load(snapshot.parents[1] / f"{method}-{name}-0" / "1.pt", weights_only=True)["encoder"]
+            for name in ("plain", "plain_empty")
+        )
+        assert all(torch.equal(first[key], second[key]) for key in first) == alike
 
 
 def test_minutes_to_an_accuracy_are_read_off_the_curve(load):
