@@ -1,10 +1,11 @@
 """A training step on a machine that others use too: how OpenMP's threads wait, and what that costs.
 
-    python benchmarks/busy.py [--output benchmarks/results] [--repeats 20] [--tiny]
+    python benchmarks/busy.py [--output benchmarks/results] [--rounds 4] [--repeats 6] [--tiny]
 
 Threads that wait for work look for it some times (GOMP_SPINCOUNT) before they sleep: 300,000 times if nothing is said,
-1,000 in Kindred (`import kindred` says so before torch is there). A step of encoder and head, forwards and backwards, on all
-cores, in processes that differ in this only and take turns: alone, then beside a loop on every core that never ends.
+5,000 in Kindred (`import kindred` says so before torch is there). A step of encoder and head, forwards and backwards, on all
+cores, in processes that differ in this only and take turns: alone, then beside a loop on every core that never ends. Two
+processes without any difference may be a seventh apart, by where their memory lies; so there are new ones in each round.
 """
 
 import argparse
@@ -49,31 +50,34 @@ def never_end() -> None:
 def main(arguments: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder for busy.json and busy.md")
+    parser.add_argument("--rounds", type=int, default=4, help="of new processes")
     parser.add_argument(
-        "--repeats", type=int, default=20, help="turns of each, of three steps, alone and beside the load"
+        "--repeats", type=int, default=6, help="turns of each in a round, of three steps, alone and beside the load"
     )
     parser.add_argument("--tiny", action="store_true", help="small: shows that it works, measures nothing")
     options = parser.parse_args(arguments)
     network = (8, (4, 8)) if options.tiny else (256, (32, 64, 128, 256))
 
-    kindreds = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000")}
+    kindreds = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "5000")}
     settings = {"Kindred": kindreds, "own": OWN, "passive": PASSIVE}
     context = multiprocessing.get_context(measure.START_METHOD)
-    seconds = {}
-    with ExitStack() as stack:
-        turns = {}
-        for name, environment in settings.items():
-            turns[name] = (3, stack.enter_context(measure.Contestant(environment, partial(step_of, *network))))
-        for loops in (0, os.cpu_count() or 1):
-            load = [context.Process(target=never_end, daemon=True) for _ in range(loops)]
-            for process in load:
-                process.start()
-            try:
-                seconds[loops > 0] = measure.alternate(turns, options.repeats)
-            finally:
+    seconds = {beside: {name: [] for name in settings} for beside in (False, True)}
+    for _ in range(options.rounds):
+        with ExitStack() as stack:
+            turns = {}
+            for name, environment in settings.items():
+                turns[name] = (3, stack.enter_context(measure.Contestant(environment, partial(step_of, *network))))
+            for loops in (0, os.cpu_count() or 1):
+                load = [context.Process(target=never_end, daemon=True) for _ in range(loops)]
                 for process in load:
-                    process.kill()
-                    process.join()
+                    process.start()
+                try:
+                    for name, values in measure.alternate(turns, options.repeats).items():
+                        seconds[loops > 0][name] += values
+                finally:
+                    for process in load:
+                        process.kill()
+                        process.join()
 
     rows = []
     for beside, target in ((False, ("at most", 1.02)), (True, ("times less", 1.3))):

@@ -1,9 +1,11 @@
 """A training step of each method on `photos`, on the CPU: against how it was before, and against SimCLR's.
 
-    python benchmarks/steps.py [--output benchmarks/results] [--repeats 8] [--before <checkout>] [--compile] [--tiny]
+    python benchmarks/steps.py [--output benchmarks/results] [--rounds 3] [--repeats 4] [--before <checkout>]
+                                [--compile] [--tiny]
 
 A step is all that a batch costs but reading it and Lightning: views, encoder, head, loss, backward, queue, optimiser.
-Contestants are processes that take turns. Before is torch's own order of images and weights in memory and a malloc that
+Contestants are processes that take turns, new ones in each round: two without any difference may be a tenth apart, by where
+their memory lies. Before is torch's own order of images and weights in memory and a malloc that
 hands freed memory back; or, with `--before`, an older checkout with its own sources and configurations. Queues are full.
 Wall time, all cores; on one thread (OMP_NUM_THREADS=1) the processor's time of each process, so that other programs may run
 beside it. `--compile` compiles (trainer.compile=true) against the same that is not compiled, and says what the first
@@ -100,7 +102,8 @@ def step_of(checkout: Path, overrides: list[str], keeps: bool, processor: bool) 
 def main(arguments: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder for steps.json and steps.md")
-    parser.add_argument("--repeats", type=int, default=8, help="turns of each, of two steps")
+    parser.add_argument("--rounds", type=int, default=3, help="of new processes")
+    parser.add_argument("--repeats", type=int, default=4, help="turns of each in a round, of two steps")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--before", type=Path, help="an older checkout, instead of settings")
     parser.add_argument("--compile", action="store_true", help="with trainer.compile=true")
@@ -132,18 +135,21 @@ def main(arguments: list[str] | None = None) -> list[Row]:
 
     for model in options.methods:
         here = [HERE, [f"model={model}", *shape, *compiles], True]
-        with ExitStack() as stack:
-            cache = stack.enter_context(tempfile.TemporaryDirectory()) if compiles else ""
-            turns = {model: contestant(stack, model, *here, cache=cache)}
-            before = [f"model={model}", *shape, *([] if options.before or options.compile else BEFORE)]
-            checkout = (options.before or HERE).resolve()
-            turns["before"] = contestant(stack, "before", checkout, before, options.compile)
-            if model != "simclr":
-                simclr = [HERE, ["model=simclr", *shape, *compiles], True]
-                turns["simclr"] = contestant(stack, "simclr", *simclr, cache=cache)
-            if compiles:
-                contestant(stack, f"{model}, cached", *here, cache=cache)
-            found = measure.alternate(turns, options.repeats, lambda: passed)
+        found: dict[str, list[float]] = {}
+        for _ in range(options.rounds):
+            with ExitStack() as stack:
+                cache = stack.enter_context(tempfile.TemporaryDirectory()) if compiles else ""
+                turns = {model: contestant(stack, model, *here, cache=cache)}
+                before = [f"model={model}", *shape, *([] if options.before or options.compile else BEFORE)]
+                checkout = (options.before or HERE).resolve()
+                turns["before"] = contestant(stack, "before", checkout, before, options.compile)
+                if model != "simclr":
+                    simclr = [HERE, ["model=simclr", *shape, *compiles], True]
+                    turns["simclr"] = contestant(stack, "simclr", *simclr, cache=cache)
+                if compiles:
+                    contestant(stack, f"{model}, cached", *here, cache=cache)
+                for name, values in measure.alternate(turns, options.repeats, lambda: passed).items():
+                    found.setdefault(name, []).extend(values)
         times = {name: [1000 * value for value in values] for name, values in found.items()}
         what = f"training step on photos, {model}, batch 256{', compiled' if compiles else ''}"
         rows.append(

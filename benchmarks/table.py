@@ -26,12 +26,20 @@ SCRIPTS = {
     "knn": ["--repeats", "2"],
     "loading": [],
     "training": ["--rounds", "1"],
-    "steps": ["--repeats", "4"],
-    "busy": ["--repeats", "8"],
+    "steps": ["--rounds", "2"],
+    "busy": [],
     "startup": ["--repeats", "3"],
     "scaling": ["--repeats", "2"],
 }
-ELSEWHERE = ["chunks", "unchanged", "steps_compiled", "trainer_step", "time_to_accuracy", "gpu"]
+ELSEWHERE = [
+    "chunks",
+    "unchanged",
+    "steps_compiled",
+    "trainer_step",
+    "time_to_accuracy",
+    "time_to_accuracy-50000",
+    "gpu",
+]
 VIEW_TARGETS = {"lightly": (10, 1), "torchvision": (10, 1), "Kornia": (1.5, 1)}  # at 32x32, at 224x224
 
 

@@ -47,8 +47,13 @@ def load(monkeypatch):
 def test_every_script_measures_and_writes_rows(load, name, tmp_path):
     if name in ("losses", "knn", "scaling", "chunks") and not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from Linux's /proc")
-    repeats = {"training": ["--rounds", "1"], "gpu": [], "steps": ["--repeats", "2", "--methods", "mocov2"]}
-    repeats["unchanged"] = ["--repeats", "2", "--before", "."]
+    repeats = {
+        "training": ["--rounds", "1"],
+        "gpu": [],
+        "steps": ["--rounds", "1", "--repeats", "2", "--methods", "mocov2"],
+        "busy": ["--rounds", "1", "--repeats", "2"],
+        "unchanged": ["--repeats", "2", "--before", "."],
+    }
     repeats = repeats.get(name, ["--repeats", "2"])
     rows = load(name).main(["--tiny", "--output", str(tmp_path), *repeats])
     assert rows

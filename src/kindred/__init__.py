@@ -11,7 +11,7 @@ __all__ = ["Run", "load_run"]
 # How often OpenMP's threads look whether there is work before they sleep. Left alone they look so long that they take the
 # cores from whoever has work (benchmarks/busy.py). GNU's library reads it once, when torch is imported; so here.
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = "5000"
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,9 @@ CPU_TILE = 2048  # rows
 class FeatureQueue(nn.Module):
     """The last `size` unit vectors that were enqueued on any rank (MoCo, He et al. 2020, arXiv:1911.05722, 3.2).
 
+    It starts empty. The authors' is full of random vectors at first: 16 steps with them cost MoCo v2 three points of kNN
+    accuracy after 60 epochs, from which it did not recover (benchmarks/not_reached.md).
+
     Every rank holds the same rows, because what is enqueued is gathered first. DDP need not send the queue around: put
     the names of its buffers into the module's `_ddp_params_and_buffers_to_ignore`.
 

@@ -96,7 +96,7 @@ def test_views_leave_in_that_order_with_the_values_of_the_formula():
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
-    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None")],
 )
 def test_openmps_threads_look_for_work_briefly_where_nothing_else_was_asked_for(asked, expected):
     """Before torch is there, which reads it once."""
