@@ -3,12 +3,10 @@
 #
 #   bash benchmarks/cifar10.sh          trains, judges on test, and writes benchmarks/results/cifar10.md after each run
 #
-# About two hours on two cores that do nothing else: the 195 steps of an epoch take 23 to 31 s by the step times of
-# benchmarks/results/steps.md, which makes 104 minutes for the 240 epochs, and evaluations and start-ups come on top.
+# 12 to 26 minutes each of the eight on one core of an AMD EPYC, evaluation included: about an hour and a half, two at a time.
 # Cut, the same command goes on; once all is done it writes the table and no more. What follows goes to methods.py too, as
 # `--seeds 0` or `data.source.root=...`, a folder with train/<class>/*.jpg and test/<class>/*.jpg. In monitoring nothing is
 # chosen: the trainings are not evaluated before their last epoch, and the table is of `kindred evaluate --brief`.
-# Seed 0 is done, on one core each beside other work (12 to 26 minutes).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec "${PYTHON:-python}" benchmarks/methods.py --data imagefolder --name cifar10 --evaluate --seeds 0 1 \
