@@ -181,7 +181,8 @@ def test_sigterm_to_the_command_ends_its_ranks_within_seconds(tmp_path):
     assert long.returncode == 143, printed
     assert printed.count(f"make train RESUME={run}") == 1
     rows = read_metrics(run / "metrics.csv")
-    assert rows[-1]["step"] in (stopped_at(run), stopped_at(run) + 1)  # an epoch's last step cannot be saved
+    # In the evaluation after an epoch of four steps it ends with the checkpoint before it, of every second step.
+    assert rows[-1]["step"] - stopped_at(run) in (0, 1, 2)
 
 
 def wait_for_step(run, step, process, seconds=90):
