@@ -17,6 +17,26 @@ def test_convnet_takes_any_image(channels, size):
     assert encoder(torch.rand(2, channels, size, size)).shape == (2, encoder.num_features)
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [8, 33])
+def test_convnet_pools_as_torch_does_with_gradients_in_the_order_of_its_layers(order, size):
+    torch.manual_seed(0)
+    encoder, images = ConvNet().to(memory_format=order), torch.rand(7, 3, size, size).to(memory_format=order)
+    gradients = []
+    encoder.layers.register_forward_hook(lambda module, inputs, output: output.register_hook(gradients.append) and None)
+    pooled = torch.nn.Sequential(encoder.layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    found = []
+    for network in (encoder, pooled):
+        encoder.zero_grad()
+        features = network(images)
+        features.square().sum().backward()
+        found.append([features, *(parameter.grad.clone() for parameter in encoder.parameters())])
+    assert all(torch.equal(own, theirs) for own, theirs in zip(*found, strict=True))
+    own, theirs = gradients
+    assert torch.equal(own, theirs)
+    assert own.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_convnet_costs_what_its_docstring_says():
     with FlopCounterMode(display=False) as counter:
         ConvNet()(torch.rand(1, 3, 32, 32))
