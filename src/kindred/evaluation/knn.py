@@ -216,8 +216,8 @@ def _top_keys(similarities, positions, k):
         return _encode(similarities, positions)
     values, columns = _top(similarities, k + 1)
     keys = _encode(values[:, :k], positions[columns[:, :k]])
-    # topk takes any of equal values; that matters only if the first one left out equals the last one taken: by rounding alone,
-    # for one query in ten thousand of a bank of 50,000. The others of its block need no keys of all rows.
+    # topk takes any of equal values; that matters only if the first one left out equals the last one taken: by rounding
+    # alone, for one query in ten thousand of a bank of 50,000. The others of its block need no keys of all rows.
     if len(tied := (values[:, k - 1] == values[:, k]).nonzero().flatten()):
         keys[tied] = _encode(similarities[tied], positions).topk(k).values
     return keys
