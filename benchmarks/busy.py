@@ -11,8 +11,8 @@ processes without any difference may be a seventh apart, by where their memory l
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,21 @@ def never_end() -> None:
         pass
 
 
+@contextmanager
+def beside(loops: int) -> Iterator[None]:
+    """Processes that never end, until the block does."""
+    context = multiprocessing.get_context(measure.START_METHOD)
+    load = [context.Process(target=never_end, daemon=True) for _ in range(loops)]
+    for process in load:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in load:
+            process.kill()
+            process.join()
+
+
 def main(arguments: list[str] | None = None) -> list[Row]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="folder for busy.json and busy.md")
@@ -60,29 +75,21 @@ def main(arguments: list[str] | None = None) -> list[Row]:
 
     kindreds = {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "5000")}
     settings = {"Kindred": kindreds, "own": OWN, "passive": PASSIVE}
-    context = multiprocessing.get_context(measure.START_METHOD)
-    seconds = {beside: {name: [] for name in settings} for beside in (False, True)}
+    seconds = {loaded: {name: [] for name in settings} for loaded in (False, True)}
     for _ in range(options.rounds):
         with ExitStack() as stack:
             turns = {}
             for name, environment in settings.items():
                 turns[name] = (3, stack.enter_context(measure.Contestant(environment, partial(step_of, *network))))
             for loops in (0, os.cpu_count() or 1):
-                load = [context.Process(target=never_end, daemon=True) for _ in range(loops)]
-                for process in load:
-                    process.start()
-                try:
+                with beside(loops):
                     for name, values in measure.alternate(turns, options.repeats).items():
                         seconds[loops > 0][name] += values
-                finally:
-                    for process in load:
-                        process.kill()
-                        process.join()
 
     rows = []
-    for beside, target in ((False, ("at most", 1.02)), (True, ("times less", 1.3))):
-        what = f"step of encoder and head, {'beside a busy loop on every core' if beside else 'alone'}"
-        times = {name: [1000 * value for value in values] for name, values in seconds[beside].items()}
+    for loaded, target in ((False, ("at most", 1.02)), (True, ("times less", 1.3))):
+        what = f"step of encoder and head, {'beside a busy loop on every core' if loaded else 'alone'}"
+        times = {name: [1000 * value for value in values] for name, values in seconds[loaded].items()}
         rows.append(Row(what, "OpenMP's own waiting", "ms", times["Kindred"], times["own"], *target))
         rows.append(Row(what, "OMP_WAIT_POLICY=PASSIVE", "ms", times["Kindred"], times["passive"], target[0]))
     note = f"{torch.get_num_threads()} threads, wall time"

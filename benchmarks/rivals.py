@@ -160,7 +160,6 @@ def plain(settings: dict, snapshots: Snapshots, empty: bool = False) -> None:
     learner = Learner(method, settings["widths"], settings["hidden"])
     optimizer, scheduler = learner.optimiser(settings["lr"], settings["epochs"] * len(loader))
     queue, place = F.normalize(torch.randn(QUEUE, DIM)), 0
-    full = 0 if empty else QUEUE
     for epoch in range(settings["epochs"]):
         for (one, other), _ in loader:
             if method == "simclr":
@@ -169,9 +168,8 @@ def plain(settings: dict, snapshots: Snapshots, empty: bool = False) -> None:
                 loss = F.cross_entropy(logits, torch.arange(2 * batch).roll(batch))
             else:
                 query, key = F.normalize(learner(one)), F.normalize(learner.keys(other))
-                logits = (
-                    torch.cat([(query * key).sum(1, keepdim=True), query @ queue[: max(place, full)].T], dim=1) / tau
-                )
+                held = queue[:place] if empty else queue
+                logits = torch.cat([(query * key).sum(1, keepdim=True), query @ held.T], dim=1) / tau
                 loss = F.cross_entropy(logits, torch.zeros(batch, dtype=torch.long))
             optimizer.zero_grad()
             loss.backward()

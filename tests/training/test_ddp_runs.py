@@ -181,8 +181,9 @@ def test_sigterm_to_the_command_ends_its_ranks_within_seconds(tmp_path):
     assert long.returncode == 143, printed
     assert printed.count(f"make train RESUME={run}") == 1
     rows = read_metrics(run / "metrics.csv")
+    lost = rows[-1]["step"] - stopped_at(run)
     # In the evaluation after an epoch of four steps it ends with the checkpoint before it, of every second step.
-    assert rows[-1]["step"] - stopped_at(run) in (0, 1, 2)
+    assert lost in (0, 1) or (lost, rows[-1]["step"] % 4) == (2, 0)
 
 
 def wait_for_step(run, step, process, seconds=90):
